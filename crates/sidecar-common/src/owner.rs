@@ -1,0 +1,33 @@
+//! Who did something: the process, as the kernel names it.
+
+/// Bytes of a task name, with its terminating zero (`TASK_COMM_LEN`).
+pub const COMM_LEN: usize = 16;
+
+/// A process: its id in the initial pid namespace, the name of its main thread and its cgroup.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Owner {
+    /// cgroup v2 id: the inode number of the cgroup's directory; 0 where the kernel did not tell.
+    pub cgroup: u64,
+    /// Name of the thread group leader, so that thread names do not multiply label values.
+    pub comm: [u8; COMM_LEN],
+    /// Thread group id in the initial pid namespace; 0 means unknown.
+    pub pid: u32,
+    /// Keeps the layout free of padding, which the verifier and hashing would both trip over.
+    pub reserved: u32,
+}
+
+impl Owner {
+    /// Nobody known.
+    pub const UNKNOWN: Self = Self { cgroup: 0, comm: [0; COMM_LEN], pid: 0, reserved: 0 };
+}
+
+/// The text of a zero-terminated kernel name, as far as it is UTF-8.
+pub fn comm_str(comm: &[u8; COMM_LEN]) -> &str {
+    let end = comm.iter().position(|&b| b == 0).unwrap_or(COMM_LEN);
+    let bytes = comm.get(..end).unwrap_or(&[]);
+    match core::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => core::str::from_utf8(bytes.get(..error.valid_up_to()).unwrap_or(&[])).unwrap_or(""),
+    }
+}

@@ -1,0 +1,238 @@
+//! A probe as data: what it answers, what it attaches to, and how its maps become rows.
+
+use sidecar_common::field::FieldSpec;
+
+use crate::{Kernel, KernelError, Metric, OptionSpec, Options, Rows};
+
+/// How a program reaches its hook. The loader tries a hook's steps in order and keeps the reason of each refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// BTF-typed raw tracepoint (`tp_btf`), by tracepoint name.
+    TpBtf(&'static str),
+    /// Raw tracepoint, by name.
+    RawTp(&'static str),
+    /// Trampoline at the entry of a kernel function.
+    Fentry(&'static str),
+    /// Trampoline at the exit of a kernel function.
+    Fexit(&'static str),
+    /// Breakpoint at the entry of a kernel function.
+    Kprobe(&'static str),
+    /// Breakpoint at the exit of a kernel function.
+    Kretprobe(&'static str),
+    /// Perf tracepoint `category/name`.
+    Tracepoint(&'static str, &'static str),
+    /// Iterator over kernel objects of this kind (`task_file`, `tcp`), run when the agent asks.
+    Iterator(&'static str),
+    /// Iterator over the elements of this map of the object.
+    MapIterator(&'static str),
+}
+
+impl Via {
+    /// The attach type's usual name.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::TpBtf(_) => "tp_btf",
+            Self::RawTp(_) => "raw_tp",
+            Self::Fentry(_) => "fentry",
+            Self::Fexit(_) => "fexit",
+            Self::Kprobe(_) => "kprobe",
+            Self::Kretprobe(_) => "kretprobe",
+            Self::Tracepoint(..) => "tracepoint",
+            Self::Iterator(_) | Self::MapIterator(_) => "iter",
+        }
+    }
+
+    /// The tracepoint, function or object kind.
+    pub const fn target(self) -> &'static str {
+        match self {
+            Self::TpBtf(name)
+            | Self::RawTp(name)
+            | Self::Fentry(name)
+            | Self::Fexit(name)
+            | Self::Kprobe(name)
+            | Self::Kretprobe(name)
+            | Self::Tracepoint(_, name)
+            | Self::Iterator(name)
+            | Self::MapIterator(name) => name,
+        }
+    }
+}
+
+impl std::fmt::Display for Via {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.kind(), self.target())
+    }
+}
+
+/// One way to serve a hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Program in the object.
+    pub program: &'static str,
+    /// Where it attaches.
+    pub via: Via,
+    /// What is less exact when this step is used; empty when it is as good as the first.
+    pub degrades: &'static str,
+}
+
+/// One place the probe listens at, with the ways to get there, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hook {
+    /// What it is for, in a few words.
+    pub name: &'static str,
+    /// Without a required hook the probe is unsupported; without another it is degraded.
+    pub required: bool,
+    /// What is missing if no step works.
+    pub missing: &'static str,
+    /// The ladder.
+    pub steps: &'static [Step],
+}
+
+/// What happened to one step of a hook's ladder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookReport {
+    /// The hook's name.
+    pub hook: &'static str,
+    /// The step that is attached, if any.
+    pub used: Option<Step>,
+    /// The steps that were refused, with the reason in plain words.
+    pub refused: Vec<(Step, String)>,
+}
+
+/// How a probe is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeState {
+    /// All of its hooks are attached.
+    Active,
+    /// It works, but something is less exact or missing.
+    Degraded,
+    /// This kernel cannot run it.
+    Unsupported,
+    /// It should have worked and did not.
+    Failed,
+    /// Switched off.
+    Off,
+}
+
+impl ProbeState {
+    /// Every state, for metrics that show one row each.
+    pub const ALL: [Self; 5] = [Self::Active, Self::Degraded, Self::Unsupported, Self::Failed, Self::Off];
+
+    /// The word users see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Degraded => "degraded",
+            Self::Unsupported => "unsupported",
+            Self::Failed => "failed",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// A probe's state with everything that led to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeReport {
+    /// The probe's name.
+    pub probe: &'static str,
+    /// How it is doing.
+    pub state: ProbeState,
+    /// Why it is not active, in plain words; empty when it is.
+    pub reason: String,
+    /// What the user can do about it; empty when there is nothing to do.
+    pub advice: String,
+    /// Each hook's ladder.
+    pub hooks: Vec<HookReport>,
+}
+
+/// What a probe is started with.
+#[derive(Debug, Clone, Default)]
+pub struct Start {
+    /// The probe's own keys.
+    pub options: Options,
+    /// `metrics.labels`.
+    pub labels: Vec<String>,
+    /// `metrics.max_series`.
+    pub max_series: usize,
+    /// `metrics.max_connections`.
+    pub max_connections: u32,
+    /// Whether the user's filter is on; untracked things are then none of our business.
+    pub filtered: bool,
+}
+
+/// A read-only global the object is loaded with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Constant {
+    /// Symbol in the object.
+    pub symbol: &'static str,
+    /// Its bytes; the length must equal the symbol's.
+    pub bytes: Vec<u8>,
+}
+
+/// Facts about the running kernel a probe may shape its constants by.
+pub trait KernelFacts {
+    /// Number of parameters of a kernel function or of a tracepoint (`btf_trace_<name>`, its first one left out).
+    fn parameters(&self, function: &str) -> Option<u32>;
+    /// Whether the kernel has this `struct.member`.
+    fn has_member(&self, path: &str) -> bool;
+}
+
+/// What the loader changes in an object before it loads it.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// `max_entries` of maps, sized from the configuration.
+    pub map_sizes: Vec<(&'static str, u32)>,
+    /// Constants besides the field table.
+    pub constants: Vec<Constant>,
+}
+
+/// Why a tick brought no rows.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// A map or iterator could not be read.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The kernel side handed over bytes that make no sense.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+/// Turns a probe's maps into rows. Synchronous, no I/O but through [`Kernel`].
+pub trait Collector: Send {
+    /// Called once, after all hooks are attached: take stock of what was there before the agent.
+    fn attached(&mut self, kernel: &mut dyn Kernel) -> Result<(), CollectError>;
+    /// Called when the user's filter has changed.
+    fn rescoped(&mut self, kernel: &mut dyn Kernel, filtered: bool) -> Result<(), CollectError>;
+    /// Called when a ring buffer has much to read; must be cheap.
+    fn drain(&mut self, kernel: &mut dyn Kernel) -> Result<(), CollectError>;
+    /// Called every tick.
+    fn collect(&mut self, kernel: &mut dyn Kernel, rows: &mut Rows) -> Result<(), CollectError>;
+}
+
+/// One probe.
+pub struct Probe {
+    /// Folder, object, config key, metric prefix, dashboard id.
+    pub name: &'static str,
+    /// The question it answers, one sentence without a full stop at its end.
+    pub summary: &'static str,
+    /// Whether it runs unless switched off.
+    pub enabled: bool,
+    /// What it measures.
+    pub metrics: &'static [&'static Metric],
+    /// Its own configuration keys, besides `enabled`.
+    pub options: &'static [OptionSpec],
+    /// Where it attaches, in this order.
+    pub hooks: &'static [Hook],
+    /// Kernel members it reads; written into the object's `FIELDS` global.
+    pub fields: &'static [FieldSpec],
+    /// Capabilities it needs while attaching.
+    pub capabilities: &'static [&'static str],
+    /// What it costs, measured; see `bench/`.
+    pub cost: &'static str,
+    /// Ring buffer maps whose filling up should wake the agent.
+    pub rings: &'static [&'static str],
+    /// Sizes and constants for this kernel and configuration.
+    pub plan: fn(&Start, &dyn KernelFacts) -> Plan,
+    /// Its collector.
+    pub start: fn(&Start) -> Box<dyn Collector>,
+}
