@@ -7,3 +7,4 @@ pub mod histogram;
 pub mod loss;
 pub mod owner;
 pub mod scope;
+pub mod task;

@@ -12,6 +12,9 @@ pub const MAX_LISTED: u32 = 1024;
 /// Ancestors looked at for `--children`.
 pub const MAX_ANCESTORS: u32 = 32;
 
+/// Nanoseconds in a clock tick of `/proc/PID/stat` (`USER_HZ` is 100 on every architecture we run on).
+pub const TICK_NANOS: u64 = 10_000_000;
+
 /// `Scope::flags`: only the processes in `SCOPE_PIDS`.
 pub const BY_PID: u32 = 1;
 /// `Scope::flags`: and their descendants.

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+//! Who is running, and who a task is: process id, the process's name (its main thread's, so that worker threads' names
+//! do not become labels) and its cgroup.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_probe_read_kernel,
+    generated::{bpf_get_current_cgroup_id, bpf_get_current_task},
+};
+use sidecar_common::{
+    owner::{COMM_LEN, Owner},
+    task::TaskFields,
+};
+
+use crate::{
+    field,
+    mem::{Checked, Mem},
+};
+
+#[unsafe(no_mangle)]
+static TASK_FIELDS: TaskFields = TaskFields::UNRESOLVED;
+
+/// `struct task_struct *` of the running task.
+#[inline(always)]
+pub fn task() -> *const u8 {
+    // SAFETY: no arguments, always succeeds.
+    unsafe { bpf_get_current_task() as *const u8 }
+}
+
+/// The running process.
+#[inline(always)]
+pub fn owner() -> Owner {
+    let id = bpf_get_current_pid_tgid();
+    let comm = if id as u32 == (id >> 32) as u32 {
+        bpf_get_current_comm().unwrap_or([0; COMM_LEN])
+    } else {
+        leader_comm(task())
+    };
+    // SAFETY: no arguments, always succeeds.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    Owner { cgroup, comm, pid: (id >> 32) as u32, reserved: 0 }
+}
+
+/// The process `task` belongs to.
+#[inline(always)]
+pub fn owner_of(task: *const u8) -> Owner {
+    Owner { cgroup: cgroup_id(cgroup(task)), comm: leader_comm(task), pid: tgid(task), reserved: 0 }
+}
+
+/// Process id in the initial pid namespace.
+#[inline(always)]
+pub fn tgid(task: *const u8) -> u32 {
+    // SAFETY: offsets of `struct task_struct`.
+    unsafe { Checked::read::<u32>(task, field!(TASK_FIELDS.tgid)) }
+}
+
+/// The main thread of the task's process.
+#[inline(always)]
+pub fn leader(task: *const u8) -> *const u8 {
+    // SAFETY: offsets of `struct task_struct`.
+    unsafe { Checked::read::<u64>(task, field!(TASK_FIELDS.group_leader)) as *const u8 }
+}
+
+/// The parent of the task's process.
+#[inline(always)]
+pub fn parent(task: *const u8) -> *const u8 {
+    // SAFETY: offsets of `struct task_struct`.
+    unsafe { Checked::read::<u64>(task, field!(TASK_FIELDS.real_parent)) as *const u8 }
+}
+
+/// When the task's process began, in nanoseconds of the boot clock.
+#[inline(always)]
+pub fn start_boottime(task: *const u8) -> u64 {
+    // SAFETY: offsets of `struct task_struct`.
+    unsafe { Checked::read::<u64>(leader(task), field!(TASK_FIELDS.start_boottime)) }
+}
+
+#[inline(always)]
+fn leader_comm(task: *const u8) -> [u8; COMM_LEN] {
+    let comm = leader(task).wrapping_add(field!(TASK_FIELDS.comm) as usize);
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel(comm.cast::<[u8; COMM_LEN]>()) }.unwrap_or([0; COMM_LEN])
+}
+
+/// `struct cgroup *` of the task in the v2 hierarchy.
+#[inline(always)]
+pub fn cgroup(task: *const u8) -> *const u8 {
+    // SAFETY: offsets of `struct task_struct` and `struct css_set`.
+    unsafe {
+        let set = Checked::read::<u64>(task, field!(TASK_FIELDS.cgroups)) as *const u8;
+        Checked::read::<u64>(set, field!(TASK_FIELDS.css_set_dfl_cgrp)) as *const u8
+    }
+}
+
+/// A cgroup's id: the inode number of its directory.
+#[inline(always)]
+pub fn cgroup_id(cgroup: *const u8) -> u64 {
+    // SAFETY: offsets of `struct cgroup` and `struct kernfs_node`.
+    unsafe {
+        let node = Checked::read::<u64>(cgroup, field!(TASK_FIELDS.cgroup_kn)) as *const u8;
+        Checked::read::<u64>(node, field!(TASK_FIELDS.kernfs_node_id))
+    }
+}
+
+/// The id of a cgroup's ancestor (or its own) at `level`; 0 if it is not that deep.
+#[inline(always)]
+pub fn cgroup_ancestor(cgroup: *const u8, level: u32) -> u64 {
+    use sidecar_common::field::MISSING;
+    // SAFETY: offsets of `struct cgroup`; `level` is checked against the cgroup's own depth, the array's length.
+    unsafe {
+        if level > Checked::read::<u32>(cgroup, field!(TASK_FIELDS.cgroup_level)) {
+            return 0;
+        }
+        let slot = level.wrapping_mul(8);
+        let ancestors = field!(TASK_FIELDS.cgroup_ancestors);
+        if ancestors != MISSING {
+            return cgroup_id(Checked::read::<u64>(cgroup, ancestors.wrapping_add(slot)) as *const u8);
+        }
+        Checked::read::<u64>(cgroup, field!(TASK_FIELDS.cgroup_ancestor_ids).wrapping_add(slot))
+    }
+}

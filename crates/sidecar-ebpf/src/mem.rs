@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+//! Two ways to read kernel memory, so that one body of code serves typed and untyped hooks: a plain load where the
+//! verifier knows the pointer's type (one instruction), a checked copy where it does not (about seventy).
+
+use aya_ebpf::{
+    cty::c_void,
+    helpers::{bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock},
+};
+
+/// A way to read kernel memory.
+pub trait Mem {
+    /// Reads a `T` at `base + offset`; zero if the memory is not there.
+    ///
+    /// # Safety
+    /// `offset` comes from the running kernel's BTF for the type `base` points to, and `T` is as wide as the member.
+    unsafe fn read<T: Copy + Default>(base: *const u8, offset: u32) -> T;
+
+    /// The `tcp_sock` of a TCP socket, null if the kernel says it is not one.
+    fn tcp_sock(sk: *const u8) -> *const u8;
+}
+
+/// For pointers the verifier knows the type of (`tp_btf`, `fentry`, helper results).
+pub struct Typed;
+
+impl Mem for Typed {
+    #[inline(always)]
+    unsafe fn read<T: Copy + Default>(base: *const u8, offset: u32) -> T {
+        // SAFETY: the verifier checks the member's offset and width, and the kernel handles a fault like a probe read.
+        unsafe { core::ptr::read_volatile(base.add(offset as usize).cast::<T>()) }
+    }
+
+    #[inline(always)]
+    fn tcp_sock(sk: *const u8) -> *const u8 {
+        // SAFETY: a helper that accepts any `struct sock *` and returns null or a typed pointer.
+        unsafe { bpf_skc_to_tcp_sock(sk.cast_mut().cast::<c_void>()).cast_const().cast() }
+    }
+}
+
+/// For addresses that are only numbers to the verifier (raw tracepoints, map keys, pointers found in structs).
+pub struct Checked;
+
+impl Mem for Checked {
+    #[inline(always)]
+    unsafe fn read<T: Copy + Default>(base: *const u8, offset: u32) -> T {
+        // SAFETY: the helper checks the address itself.
+        unsafe { bpf_probe_read_kernel(base.wrapping_add(offset as usize).cast::<T>()) }.unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn tcp_sock(sk: *const u8) -> *const u8 {
+        // `struct tcp_sock` begins with its `struct sock`.
+        sk
+    }
+}
