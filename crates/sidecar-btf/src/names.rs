@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn a_name_hashes_the_same_alone_and_followed_by_other_strings() {
         for length in 0..40 {
-            let name = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEF"[..length].as_bytes();
+            let name = &b"abcdefghijklmnopqrstuvwxyz0123456789ABCDEF"[..length];
             for tail in [&b"\0"[..], b"\0x", b"\0another_string\0"] {
                 assert_eq!(hash(name), hash(&[name, tail].concat()), "length {length}");
             }
