@@ -85,6 +85,14 @@ impl Options {
         }
     }
 
+    /// An `Integers` key's value; empty if it is not declared.
+    pub fn integers(&self, name: &str) -> &[u64] {
+        match self.0.get(name) {
+            Some(OptionValue::Integers(value)) => value,
+            _ => &[],
+        }
+    }
+
     /// A `Texts` or `Choices` key's value; empty if it is not declared.
     pub fn texts(&self, name: &str) -> &[String] {
         match self.0.get(name) {
