@@ -2,9 +2,13 @@
 //! both do the same.
 
 mod build;
+mod executables;
+mod results;
 mod run;
 mod setup;
 mod shell;
+mod test;
+mod vm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -34,6 +38,10 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Run all tests, on this machine and in virtual machines
+    Test(test::Options),
+    /// Run the tests that look at a kernel on Debian's kernels in virtual machines
+    Vm(vm::Options),
 }
 
 fn main() -> Result<()> {
@@ -47,5 +55,14 @@ fn main() -> Result<()> {
             build::build(&options).map(drop)
         }
         Task::Run { arguments } => run::run(&arguments),
+        Task::Test(options) => test::test(&options),
+        Task::Vm(options) => vm(&options),
     }
+}
+
+fn vm(options: &vm::Options) -> Result<()> {
+    let counts = vm::vm(options)?;
+    println!("\n{counts}");
+    anyhow::ensure!(counts.failed == 0, "{} tests failed", counts.failed);
+    Ok(())
 }

@@ -70,6 +70,12 @@ impl Toolchain {
             "-Cdebuginfo=2".to_owned(),
             format!("--cfg=bpf_target_arch=\"{arch}\""),
         ];
+        // Programs that cargo starts by name, such as clippy, must be this compiler's own.
+        let inherited = env::var_os("PATH").unwrap_or_default();
+        let path = std::iter::once(bin.clone()).chain(env::split_paths(&inherited));
+        if let Ok(path) = env::join_paths(path) {
+            cargo.env("PATH", path);
+        }
         cargo
             .current_dir(directory)
             .env("RUSTC", bin.join("rustc"))

@@ -1,0 +1,117 @@
+//! Builds the agent and the tests once, static, so that the same files run on this machine and inside bare virtual
+//! machines.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    build::{host_triple, static_for},
+    shell::{cargo, show, step},
+};
+
+/// A test program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Test {
+    /// `package` for its unit tests, `package-name` for those in a file of their own.
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+}
+
+/// What was built.
+#[derive(Debug)]
+pub(crate) struct Executables {
+    /// The agent, where tests find it through `CARGO_BIN_EXE_sidecar`.
+    pub(crate) agent: PathBuf,
+    pub(crate) tests: Vec<Test>,
+}
+
+/// `cargo test` for these packages, static.
+pub(crate) fn cargo_test(packages: &[&str]) -> Result<Command> {
+    let mut cargo = cargo();
+    cargo.arg("test");
+    if packages.is_empty() {
+        cargo.arg("--workspace");
+    }
+    for package in packages {
+        cargo.args(["--package", package]);
+    }
+    static_for(&mut cargo, &host_triple()?)?;
+    Ok(cargo)
+}
+
+/// Builds the tests that look at a kernel: those of the agent and of the probes.
+pub(crate) fn build() -> Result<Executables> {
+    step("building the agent and its tests (static)");
+    let mut cargo = cargo_test(&["sidecar", "sidecar-probes"])?;
+    cargo.args(["--no-run", "--message-format=json-render-diagnostics"]).stderr(Stdio::inherit());
+    let output = cargo.output().with_context(|| format!("cannot start `{}`", show(&cargo)))?;
+    if !output.status.success() {
+        bail!("`{}` failed: {}", show(&cargo), output.status);
+    }
+    parse(&String::from_utf8_lossy(&output.stdout))
+}
+
+fn parse(messages: &str) -> Result<Executables> {
+    let mut agent = None;
+    let mut tests = Vec::new();
+    for line in messages.lines().filter(|line| line.starts_with('{')) {
+        let message: serde_json::Value = serde_json::from_str(line)?;
+        let Some(path) = message["executable"].as_str().map(PathBuf::from) else { continue };
+        let target = message["target"]["name"].as_str().unwrap_or_default();
+        if message["profile"]["test"] != true {
+            if target == "sidecar" {
+                agent = Some(path);
+            }
+            continue;
+        }
+        let package = package_name(message["manifest_path"].as_str().unwrap_or_default(), target);
+        tests.push(Test { name: package, path });
+    }
+    let agent = agent.context("cargo built no agent: is there a test in crates/sidecar/tests?")?;
+    if tests.is_empty() {
+        bail!("cargo built no tests");
+    }
+    tests.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Executables { agent, tests })
+}
+
+/// `crates/sidecar/Cargo.toml` and target `config` make `sidecar-config`.
+fn package_name(manifest: &str, target: &str) -> String {
+    let folder = Path::new(manifest).parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+    let target = target.replace('_', "-");
+    if target.ends_with(&*folder) { target } else { format!("{folder}-{target}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_are_told_from_the_agent_by_cargos_profile() {
+        let messages = concat!(
+            r#"{"target":{"name":"sidecar"},"profile":{"test":false},"manifest_path":"/r/crates/sidecar/Cargo.toml","executable":"/t/sidecar"}"#,
+            "\n",
+            r#"{"target":{"name":"sidecar"},"profile":{"test":true},"manifest_path":"/r/crates/sidecar/Cargo.toml","executable":"/t/deps/sidecar-1"}"#,
+            "\n",
+            r#"{"target":{"name":"sidecar_probes"},"profile":{"test":true},"manifest_path":"/r/probes/Cargo.toml","executable":"/t/deps/sidecar_probes-2"}"#,
+            "\n",
+            r#"{"target":{"name":"agent"},"profile":{"test":true},"manifest_path":"/r/crates/sidecar/Cargo.toml","executable":"/t/deps/agent-3"}"#,
+            "\n",
+            r#"{"reason":"build-finished"}"#,
+            "\n",
+        );
+        let executables = parse(messages).unwrap();
+        assert_eq!(executables.agent, Path::new("/t/sidecar"));
+        let names: Vec<&str> = executables.tests.iter().map(|test| test.name.as_str()).collect();
+        assert_eq!(names, ["sidecar", "sidecar-agent", "sidecar-probes"]);
+    }
+
+    #[test]
+    fn a_build_without_the_agent_is_an_error() {
+        assert!(parse("{\"reason\":\"build-finished\"}").is_err());
+    }
+}
