@@ -1,5 +1,7 @@
 //! A probe as data: what it answers, what it attaches to, and how its maps become rows.
 
+use std::sync::Arc;
+
 use sidecar_common::field::FieldSpec;
 
 use crate::{Kernel, KernelError, Metric, OptionSpec, Options, Rows};
@@ -23,6 +25,8 @@ pub enum Via {
     Tracepoint(&'static str, &'static str),
     /// Iterator over kernel objects of this kind (`task_file`, `tcp`), run when the agent asks.
     Iterator(&'static str),
+    /// The same for kernel objects that live in network namespaces (`tcp`): run once in each of them.
+    NetIterator(&'static str),
     /// Iterator over the elements of this map of the object.
     MapIterator(&'static str),
 }
@@ -38,7 +42,7 @@ impl Via {
             Self::Kprobe(_) => "kprobe",
             Self::Kretprobe(_) => "kretprobe",
             Self::Tracepoint(..) => "tracepoint",
-            Self::Iterator(_) | Self::MapIterator(_) => "iter",
+            Self::Iterator(_) | Self::NetIterator(_) | Self::MapIterator(_) => "iter",
         }
     }
 
@@ -53,6 +57,7 @@ impl Via {
             | Self::Kretprobe(name)
             | Self::Tracepoint(_, name)
             | Self::Iterator(name)
+            | Self::NetIterator(name)
             | Self::MapIterator(name) => name,
         }
     }
@@ -145,9 +150,17 @@ pub struct ProbeReport {
     pub hooks: Vec<HookReport>,
 }
 
+/// Names for the numbers the kernel speaks in.
+pub trait Names: Send + Sync {
+    /// The path of a cgroup v2 by its id, as in `/proc/PID/cgroup`; the number itself if it has no path any more.
+    fn cgroup(&self, id: u64) -> String;
+}
+
 /// What a probe is started with.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone)]
 pub struct Start {
+    /// Names for cgroups.
+    pub names: Arc<dyn Names>,
     /// The probe's own keys.
     pub options: Options,
     /// `metrics.labels`.
@@ -205,6 +218,8 @@ pub trait Collector: Send {
     fn rescoped(&mut self, kernel: &mut dyn Kernel, filtered: bool) -> Result<(), CollectError>;
     /// Called when a ring buffer has much to read; must be cheap.
     fn drain(&mut self, kernel: &mut dyn Kernel) -> Result<(), CollectError>;
+    /// Entries in use of the maps that can fill up, by map name, as of the last tick.
+    fn fill(&self) -> Vec<(&'static str, u64)>;
     /// Called every tick.
     fn collect(&mut self, kernel: &mut dyn Kernel, rows: &mut Rows) -> Result<(), CollectError>;
 }

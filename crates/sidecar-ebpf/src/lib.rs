@@ -12,13 +12,11 @@ pub mod scope;
 pub use aya_ebpf;
 pub use sidecar_common;
 
-/// Reads one offset of a table written by the loader. Volatile, because the compiler only knows the placeholder; the
-/// map behind it is frozen, so to the verifier it is a constant.
+/// Reads one offset of a table written by the loader.
 #[macro_export]
 macro_rules! field {
     ($table:ident . $name:ident) => {
-        // SAFETY: a static of plain u32s, read through a raw pointer so that its placeholder is not folded in.
-        unsafe { ::core::ptr::read_volatile(&raw const $table.$name) }
+        $crate::mem::constant(&$table.$name)
     };
 }
 

@@ -7,6 +7,14 @@ use aya_ebpf::{
     helpers::{bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock},
 };
 
+/// The value the loader wrote over a placeholder. Volatile, because the compiler only knows the placeholder; the map
+/// behind it is frozen, so to the verifier it is a constant.
+#[inline(always)]
+pub fn constant(placeholder: &u32) -> u32 {
+    // SAFETY: a valid reference.
+    unsafe { core::ptr::read_volatile(placeholder) }
+}
+
 /// A way to read kernel memory.
 pub trait Mem {
     /// Reads a `T` at `base + offset`; zero if the memory is not there.

@@ -1,0 +1,297 @@
+//! From records to rows. The sweep tells how far each live connection has come, the ring how it ended; both carry the
+//! kernel's running totals, so what a connection adds is the difference to what it was last seen with, and nothing is
+//! counted twice or lost whichever comes first.
+
+use std::cmp::Ordering;
+
+use rustc_hash::FxHashMap;
+use sidecar_core::{CollectError, Collector, Kernel, Rows, Start};
+
+use super::{
+    ending::{Closed, Failed},
+    series::Table,
+    shared::{
+        Conn, Control, Counters, GONE, LISTENER, LISTENERS_OWNER, PREEXISTING, Record, SCAN_CONNECTIONS,
+        SCAN_LISTENERS, SCAN_OWNERS, UNTRACKED, state,
+    },
+};
+use crate::plain::{as_bytes, as_bytes_mut, from_bytes};
+
+/// A live socket as the last sweep saw it.
+struct Live {
+    /// With the socket's address its identity.
+    born: u64,
+    counters: Counters,
+    slot: u32,
+    opened: bool,
+    listener: bool,
+}
+
+/// The collector.
+pub(super) struct Connections {
+    table: Table,
+    live: FxHashMap<u64, Live>,
+    /// Nobody tells who accepts: look for the holders of new connections before counting them.
+    must_settle: bool,
+    filtered: bool,
+    buffer: Vec<u8>,
+}
+
+impl Connections {
+    pub(super) fn new(start: &Start) -> Self {
+        Self {
+            table: Table::new(start),
+            live: FxHashMap::default(),
+            must_settle: false,
+            filtered: start.filtered,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Takes stock: listeners first, because they tell which side a connection is.
+    fn stock(&mut self, kernel: &mut dyn Kernel) -> Result<(), CollectError> {
+        if kernel.has_program("scan_files") {
+            for scan in [SCAN_LISTENERS, SCAN_CONNECTIONS, SCAN_OWNERS] {
+                self.control(kernel, scan, false)?;
+                self.run(kernel, "scan_files")?;
+            }
+        }
+        if kernel.has_program("scan_sockets") {
+            self.run(kernel, "scan_sockets")?;
+        }
+        self.control(kernel, 0, true)
+    }
+
+    fn run(&mut self, kernel: &dyn Kernel, program: &str) -> Result<(), CollectError> {
+        self.buffer.clear();
+        Ok(kernel.run_iterator(program, &mut self.buffer)?)
+    }
+
+    fn control(&self, kernel: &dyn Kernel, scan: u32, stocked: bool) -> Result<(), CollectError> {
+        let control = Control {
+            scan,
+            owner_at_close: u32::from(self.must_settle),
+            report_untracked: u32::from(stocked && !self.filtered),
+            reserved: 0,
+        };
+        Ok(kernel.update("CONTROL", as_bytes(&0u32), as_bytes(&control))?)
+    }
+
+    /// Reads the counters of all live sockets.
+    fn sweep(&mut self, kernel: &mut dyn Kernel) -> Result<(), CollectError> {
+        self.run(kernel, "sweep")?;
+        let buffer = std::mem::take(&mut self.buffer);
+        let mut unsettled = Vec::new();
+        for bytes in buffer.chunks(size_of::<Record>()) {
+            let record = parse(bytes)?;
+            if self.must_settle && record.conn.flags & LISTENERS_OWNER != 0 {
+                unsettled.push(record);
+            } else {
+                self.live_record(kernel, &record)?;
+            }
+        }
+        self.buffer = buffer;
+        self.settle(kernel, unsettled)
+    }
+
+    /// Finds out who holds connections that still carry their listener's owner, then counts them.
+    fn settle(&mut self, kernel: &mut dyn Kernel, mut records: Vec<Record>) -> Result<(), CollectError> {
+        let is_new =
+            |record: &Record| self.live.get(&record.sk).is_none_or(|live| live.born != record.conn.born);
+        if records.iter().any(is_new) {
+            self.control(kernel, SCAN_OWNERS, true)?;
+            self.run(kernel, "scan_files")?;
+            self.control(kernel, 0, true)?;
+        }
+        for record in &mut records {
+            let mut conn = record.conn;
+            let found = kernel.lookup("SOCKETS", as_bytes(&record.sk), as_bytes_mut(&mut conn))?;
+            // Closed meanwhile: its last record is in the ring and says everything.
+            if found && conn.born == record.conn.born {
+                record.conn = conn;
+                self.live_record(kernel, record)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn live_record(&mut self, kernel: &dyn Kernel, record: &Record) -> Result<(), CollectError> {
+        if self.live.get(&record.sk).is_some_and(|live| live.born != record.conn.born) {
+            self.lost_sight(record.sk);
+        }
+        if record.kind == GONE {
+            self.lost_sight(record.sk);
+            kernel.delete("SOCKETS", as_bytes(&record.sk))?;
+            return Ok(());
+        }
+        let listener = record.conn.flags & LISTENER != 0;
+        if !listener && !established(&record.conn) {
+            return Ok(());
+        }
+        let slot = self.table.slot(record, listener);
+        let live = self.live.entry(record.sk).or_insert_with(|| Live {
+            born: record.conn.born,
+            counters: record.conn.base,
+            slot,
+            opened: false,
+            listener,
+        });
+        let delta = forward(&record.counters, &mut live.counters);
+        let (is_first, previous) = (!live.opened, live.slot);
+        (live.opened, live.slot) = (true, slot);
+        if is_first || previous != slot {
+            if !is_first {
+                self.release(previous, listener);
+            }
+            let series = self.table.at(slot);
+            series.held += 1;
+            series.active += u64::from(!listener);
+        }
+        let series = self.table.at(slot);
+        if listener {
+            series.overflow(delta.drops);
+            return Ok(());
+        }
+        if is_first && record.conn.flags & PREEXISTING == 0 {
+            series.open(record.conn.handshake);
+        }
+        series.add(&delta);
+        if delta.segs_in > 0 {
+            series.round_trip(record.srtt);
+        }
+        Ok(())
+    }
+
+    fn closed_record(&mut self, record: &Record) {
+        let conn = &record.conn;
+        let live = self.take(record.sk, conn.born);
+        let listener = conn.flags & LISTENER != 0;
+        let slot = self.table.slot(record, listener);
+        let mut counters = live.as_ref().map_or(conn.base, |live| live.counters);
+        let delta = forward(&record.counters, &mut counters);
+        if let Some(live) = &live {
+            self.release(live.slot, live.listener);
+        }
+        let series = self.table.at(slot);
+        if listener {
+            series.overflow(delta.drops);
+            return;
+        }
+        series.add(&delta);
+        if record.state == u16::from(state::SYN_SENT) || !established(conn) {
+            series.fail(Failed::of(record.error, record.counters.segs_out));
+            return;
+        }
+        if live.is_none() && conn.flags & PREEXISTING == 0 {
+            series.open(conn.handshake);
+        }
+        let known = conn.flags & (PREEXISTING | UNTRACKED) == 0;
+        let duration = known.then(|| record.now.saturating_sub(conn.established));
+        series.close(Closed::of(record.state, record.error), duration);
+        series.round_trip(record.srtt);
+    }
+
+    /// Takes out what is known of the connection that began at `born`. Its socket's address may by now belong to a
+    /// younger connection that the sweep has already met, or still to an older one whose end was missed.
+    fn take(&mut self, sk: u64, born: u64) -> Option<Live> {
+        match self.live.get(&sk)?.born.cmp(&born) {
+            Ordering::Equal => self.live.remove(&sk),
+            Ordering::Greater => None,
+            Ordering::Less => {
+                self.lost_sight(sk);
+                None
+            }
+        }
+    }
+
+    /// A connection ended without our hearing of it.
+    fn lost_sight(&mut self, sk: u64) {
+        if let Some(live) = self.live.remove(&sk) {
+            self.forget(&live);
+        }
+    }
+
+    fn forget(&mut self, live: &Live) {
+        self.release(live.slot, live.listener);
+        if !live.listener {
+            self.table.at(live.slot).close(Closed::Unknown, None);
+        }
+    }
+
+    fn release(&mut self, slot: u32, listener: bool) {
+        let series = self.table.at(slot);
+        series.held = series.held.saturating_sub(1);
+        if !listener {
+            series.active = series.active.saturating_sub(1);
+        }
+    }
+}
+
+impl Collector for Connections {
+    fn attached(&mut self, kernel: &mut dyn Kernel) -> Result<(), CollectError> {
+        self.must_settle = !kernel.has_program("accept_fexit")
+            && !kernel.has_program("accept_kretprobe")
+            && kernel.has_program("scan_files");
+        self.stock(kernel)
+    }
+
+    fn rescoped(&mut self, kernel: &mut dyn Kernel, filtered: bool) -> Result<(), CollectError> {
+        self.filtered = filtered;
+        self.control(kernel, 0, false)?;
+        // What passed the old filter may not pass the new one: begin anew, counting from now.
+        kernel.for_each("SOCKETS", true, &mut |_, _| {})?;
+        kernel.for_each("LISTENERS", true, &mut |_, _| {})?;
+        for live in std::mem::take(&mut self.live).into_values() {
+            self.release(live.slot, live.listener);
+        }
+        self.stock(kernel)
+    }
+
+    fn drain(&mut self, kernel: &mut dyn Kernel) -> Result<(), CollectError> {
+        let mut malformed = None;
+        kernel.drain("RECORDS", &mut |bytes| match parse(bytes) {
+            Ok(record) => self.closed_record(&record),
+            Err(error) => malformed = Some(error),
+        })?;
+        malformed.map_or(Ok(()), Err)
+    }
+
+    fn fill(&self) -> Vec<(&'static str, u64)> {
+        vec![("SOCKETS", self.live.len() as u64)]
+    }
+
+    fn collect(&mut self, kernel: &mut dyn Kernel, rows: &mut Rows) -> Result<(), CollectError> {
+        self.table.tick(kernel.monotonic().as_secs().max(1));
+        // The sweep before the ring: a connection that ends in between is first seen alive, then closed.
+        self.sweep(kernel)?;
+        self.drain(kernel)?;
+        let mut spilled = Vec::new();
+        kernel.for_each("SPILL", true, &mut |_, bytes| spilled.push(parse(bytes)))?;
+        for record in spilled {
+            self.closed_record(&record?);
+        }
+        self.table.rows(rows);
+        Ok(())
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Record, CollectError> {
+    let record = from_bytes::<Record>(bytes).filter(|record| record.kind <= GONE);
+    record.ok_or_else(|| {
+        let expected = size_of::<Record>();
+        CollectError::Malformed(format!("a record of {} bytes where {expected} were expected", bytes.len()))
+    })
+}
+
+/// Whether the connection got beyond its handshake.
+fn established(conn: &Conn) -> bool {
+    conn.established != 0 || conn.flags & UNTRACKED != 0 || conn.flags & PREEXISTING != 0 && conn.ports != 0
+}
+
+/// What `now` adds to `last`, and `last` moved there. Bytes never move back: a sweep that read a counter a moment before
+/// what is subtracted from it sees a little less than the last one did.
+fn forward(now: &Counters, last: &mut Counters) -> Counters {
+    let delta = now.since(last);
+    *last = Counters { sent: last.sent.max(now.sent), received: last.received.max(now.received), ..*now };
+    delta
+}

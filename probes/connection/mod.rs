@@ -1,0 +1,93 @@
+//! Who talks to whom over TCP, how much, how fast, and how it ends?
+//!
+//! Nothing runs when data is sent or received. Two things are enough: a program at the tracepoint where a socket changes
+//! its state, and a sweep over the live sockets at every tick; both read the counters the kernel keeps anyway.
+
+mod collect;
+mod ending;
+mod metrics;
+mod series;
+pub mod shared;
+#[cfg(test)]
+mod test;
+
+use sidecar_core::{
+    Hook, Probe, Start, Step, Via,
+    probe::{Constant, KernelFacts, Plan},
+};
+
+use crate::plain::{Plain, as_bytes};
+
+// SAFETY: integers only, `#[repr(C)]`, no padding: every gap has a `reserved` member.
+unsafe impl Plain for shared::Conn {}
+// SAFETY: as above.
+unsafe impl Plain for shared::Record {}
+// SAFETY: as above.
+unsafe impl Plain for shared::Control {}
+// SAFETY: as above.
+unsafe impl Plain for shared::Constants {}
+
+/// The probe.
+pub static PROBE: Probe = Probe {
+    name: "connection",
+    summary: "TCP connections: who talks to whom, bytes, packets, retransmits, round-trip times, how they begin and end",
+    enabled: true,
+    metrics: metrics::ALL,
+    options: &[],
+    hooks: HOOKS,
+    fields: shared::Fields::SPECS,
+    capabilities: &["CAP_BPF", "CAP_PERFMON"],
+    cost: "no program on the data path; see bench/README.md",
+    rings: &["RECORDS"],
+    plan,
+    start: |start| Box::new(collect::Connections::new(start)),
+};
+
+static HOOKS: &[Hook] = &[
+    Hook {
+        name: "socket states",
+        required: true,
+        missing: "no connections are seen",
+        steps: &[
+            Step { program: "state_tp_btf", via: Via::TpBtf("inet_sock_set_state"), degrades: "" },
+            Step { program: "state_raw_tp", via: Via::RawTp("inet_sock_set_state"), degrades: "" },
+        ],
+    },
+    Hook {
+        name: "sweep of live connections",
+        required: true,
+        missing: "live connections are not counted",
+        steps: &[Step { program: "sweep", via: Via::MapIterator("SOCKETS"), degrades: "" }],
+    },
+    Hook {
+        name: "accepting process",
+        required: false,
+        missing: "accepted connections carry the name of the process that called listen()",
+        steps: &[
+            Step { program: "accept_fexit", via: Via::Fexit("inet_csk_accept"), degrades: "" },
+            Step { program: "accept_kretprobe", via: Via::Kretprobe("inet_csk_accept"), degrades: "" },
+            // Finds the holder of live connections at each tick; shorter ones belong to who closes them.
+            Step { program: "scan_files", via: Via::Iterator("task_file"), degrades: "" },
+        ],
+    },
+    Hook {
+        name: "connections from before",
+        required: false,
+        missing: "connections opened before the agent are not seen",
+        steps: &[Step { program: "scan_files", via: Via::Iterator("task_file"), degrades: "" }],
+    },
+    Hook {
+        name: "connections without a process",
+        required: false,
+        missing: "connections from before the agent that no process holds are not seen",
+        steps: &[Step { program: "scan_sockets", via: Via::NetIterator("tcp"), degrades: "" }],
+    },
+];
+
+fn plan(start: &Start, facts: &dyn KernelFacts) -> Plan {
+    let constants = shared::Constants { accept_parameters: facts.parameters("inet_csk_accept").unwrap_or(0) };
+    Plan {
+        map_sizes: vec![("SOCKETS", start.max_connections)],
+        constants: vec![Constant { symbol: "CONSTANTS", bytes: as_bytes(&constants).to_vec() }],
+    }
+}

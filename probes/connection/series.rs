@@ -1,0 +1,354 @@
+//! The table of label sets: what has been counted for each, bounded by `metrics.max_series`.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use rustc_hash::FxHashMap;
+use sidecar_common::owner::comm_str;
+use sidecar_core::{HistogramValue, Labels, Rows, Start, Value};
+
+use super::{
+    ending::{Closed, Failed},
+    metrics,
+    shared::{AF_INET6, CLIENT, Counters, Record},
+};
+
+/// Ticks a label set must have been idle before it makes room for another.
+const IDLE_SECONDS: u64 = 3600;
+
+/// Which labels the user wants.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wanted {
+    src_ip: bool,
+    dst_ip: bool,
+    dst_port: bool,
+    role: bool,
+    comm: bool,
+    pid: bool,
+    cgroup: bool,
+}
+
+impl Wanted {
+    fn of(labels: &[String]) -> Self {
+        let has = |name: &str| labels.iter().any(|label| label == name);
+        Self {
+            src_ip: has("src_ip"),
+            dst_ip: has("dst_ip"),
+            dst_port: has("dst_port"),
+            role: has("role"),
+            comm: has("comm"),
+            pid: has("pid"),
+            cgroup: has("cgroup"),
+        }
+    }
+}
+
+/// A label set as numbers; what the user does not want is zero, so that it does not tell series apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    src: u128,
+    dst: u128,
+    cgroup: u64,
+    comm: [u8; 16],
+    pid: u32,
+    port: u16,
+    client: bool,
+    listener: bool,
+}
+
+/// A distribution of durations with exact counts at its bounds.
+#[derive(Debug, Clone, Default)]
+struct Histogram {
+    /// Empty until the first observation.
+    counts: Box<[u64]>,
+    nanos: u64,
+}
+
+impl Histogram {
+    fn observe(&mut self, bounds: &[u64], nanos: u64) {
+        if self.counts.is_empty() {
+            self.counts = vec![0; bounds.len() + 1].into();
+        }
+        // Bounds are inclusive: the first one that is not below the value.
+        let at = bounds.partition_point(|&bound| bound < nanos);
+        self.counts[at] += 1;
+        self.nanos = self.nanos.saturating_add(nanos);
+    }
+
+    fn value(&self, bounds: &'static [f64]) -> Option<Value> {
+        (!self.counts.is_empty()).then(|| {
+            let (counts, sum) = (self.counts.clone(), self.nanos as f64 / 1e9);
+            Value::Histogram(HistogramValue { bounds, counts, sum })
+        })
+    }
+}
+
+/// Everything counted for one label set.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Series {
+    labels: Labels,
+    listener: bool,
+    bytes_sent: u64,
+    bytes_received: u64,
+    packets_sent: u64,
+    packets_received: u64,
+    retransmits: u64,
+    opened: u64,
+    closed: [u64; Closed::ALL.len()],
+    failed: [u64; Failed::ALL.len()],
+    listen_overflows: u64,
+    /// Established now.
+    pub(super) active: u64,
+    /// Entries of the table of live sockets that point here; such a label set stays.
+    pub(super) held: u64,
+    duration: Histogram,
+    handshake: Histogram,
+    rtt: Histogram,
+    /// Monotonic seconds of the last change.
+    touched: u64,
+}
+
+impl Series {
+    /// Adds what a socket has done since it was last looked at.
+    pub(super) fn add(&mut self, delta: &Counters) {
+        self.bytes_sent += delta.sent;
+        self.bytes_received += delta.received;
+        self.packets_sent += u64::from(delta.segs_out);
+        self.packets_received += u64::from(delta.segs_in);
+        self.retransmits += u64::from(delta.retransmits);
+    }
+
+    /// Counts an established connection; `handshake` is 0 if unknown.
+    pub(super) fn open(&mut self, handshake: u64) {
+        self.opened += 1;
+        if handshake > 0 {
+            self.handshake.observe(&metrics::TRIP_NANOS, handshake);
+        }
+    }
+
+    /// Counts the end of an established connection.
+    pub(super) fn close(&mut self, how: Closed, duration: Option<u64>) {
+        self.closed[how as usize] += 1;
+        if let Some(nanos) = duration {
+            self.duration.observe(&metrics::DURATION_NANOS, nanos);
+        }
+    }
+
+    /// Counts an attempt that came to nothing.
+    pub(super) fn fail(&mut self, why: Failed) {
+        self.failed[why as usize] += 1;
+    }
+
+    /// Counts drops at a listening socket.
+    pub(super) fn overflow(&mut self, drops: u32) {
+        self.listen_overflows += u64::from(drops);
+    }
+
+    /// Adds a sample of the smoothed round-trip time, in the kernel's eighths of a microsecond.
+    pub(super) fn round_trip(&mut self, srtt: u32) {
+        if srtt > 0 {
+            self.rtt.observe(&metrics::TRIP_NANOS, u64::from(srtt) * 1000 / 8);
+        }
+    }
+
+    fn rows(&self, rows: &mut Rows) {
+        if self.listener {
+            rows.push(&metrics::LISTEN_OVERFLOWS, &self.labels, Value::Counter(self.listen_overflows));
+            return;
+        }
+        for (metric, value) in [
+            (&metrics::BYTES_SENT, self.bytes_sent),
+            (&metrics::BYTES_RECEIVED, self.bytes_received),
+            (&metrics::PACKETS_SENT, self.packets_sent),
+            (&metrics::PACKETS_RECEIVED, self.packets_received),
+            (&metrics::RETRANSMITS, self.retransmits),
+            (&metrics::OPENED, self.opened),
+        ] {
+            rows.push(metric, &self.labels, Value::Counter(value));
+        }
+        rows.push(&metrics::ACTIVE, &self.labels, Value::Gauge(self.active as f64));
+        for (how, &count) in Closed::ALL.iter().zip(&self.closed).filter(|(_, count)| **count > 0) {
+            let reason = Some(("reason", how.reason()));
+            rows.push_with(&metrics::CLOSED, &self.labels, reason, Value::Counter(count));
+        }
+        for (why, &count) in Failed::ALL.iter().zip(&self.failed).filter(|(_, count)| **count > 0) {
+            let reason = Some(("reason", why.reason()));
+            rows.push_with(&metrics::FAILED, &self.labels, reason, Value::Counter(count));
+        }
+        for (metric, histogram, bounds) in [
+            (&metrics::DURATION, &self.duration, &metrics::DURATION_SECONDS[..]),
+            (&metrics::HANDSHAKE, &self.handshake, &metrics::TRIP_SECONDS[..]),
+            (&metrics::RTT, &self.rtt, &metrics::TRIP_SECONDS[..]),
+        ] {
+            if let Some(value) = histogram.value(bounds) {
+                rows.push(metric, &self.labels, value);
+            }
+        }
+    }
+}
+
+/// All label sets. Slots 0 and 1 are the row for connections and the one for listeners beyond the limit.
+pub(super) struct Table {
+    start: Start,
+    wanted: Wanted,
+    slots: Vec<Series>,
+    free: Vec<u32>,
+    index: FxHashMap<Key, u32>,
+    overflowed: u64,
+    now: u64,
+}
+
+const OTHER: u32 = 0;
+const OTHER_LISTENERS: u32 = 1;
+
+impl Table {
+    pub(super) fn new(start: &Start) -> Self {
+        let wanted = Wanted::of(&start.labels);
+        let other = |listener| Series { labels: other(wanted, listener), listener, ..Series::default() };
+        Self {
+            start: start.clone(),
+            wanted,
+            slots: vec![other(false), other(true)],
+            free: Vec::new(),
+            index: FxHashMap::default(),
+            overflowed: 0,
+            now: 0,
+        }
+    }
+
+    /// Tells the table what time it is, in monotonic seconds.
+    pub(super) fn tick(&mut self, now: u64) {
+        self.now = now;
+    }
+
+    /// The slot for a record's label set; the `other` row's when there is no room.
+    pub(super) fn slot(&mut self, record: &Record, listener: bool) -> u32 {
+        let key = key(self.wanted, record, listener);
+        if let Some(&slot) = self.index.get(&key) {
+            return slot;
+        }
+        if self.index.len() >= self.start.max_series && !self.make_room() {
+            if !listener {
+                self.overflowed += 1;
+            }
+            return if listener { OTHER_LISTENERS } else { OTHER };
+        }
+        let series = Series { labels: self.labels(&key), listener, ..Series::default() };
+        let slot = if let Some(slot) = self.free.pop() {
+            self.slots[slot as usize] = series;
+            slot
+        } else {
+            self.slots.push(series);
+            self.slots.len() as u32 - 1
+        };
+        self.index.insert(key, slot);
+        slot
+    }
+
+    /// The series of a slot, to be changed.
+    pub(super) fn at(&mut self, slot: u32) -> &mut Series {
+        let series = &mut self.slots[slot as usize];
+        series.touched = self.now;
+        series
+    }
+
+    /// Rows of every label set, and of the table itself.
+    pub(super) fn rows(&self, rows: &mut Rows) {
+        for series in self.slots.iter().filter(|series| series.touched > 0) {
+            series.rows(rows);
+        }
+        let none = Labels::default();
+        rows.push(&metrics::OVERFLOWED, &none, Value::Counter(self.overflowed));
+        rows.push(&metrics::LABEL_SETS, &none, Value::Gauge(self.index.len() as f64));
+    }
+
+    /// Drops the label sets nobody has used for an hour. Only when room is needed: a series should not vanish because
+    /// it is idle.
+    fn make_room(&mut self) -> bool {
+        let (slots, free, now) = (&mut self.slots, &mut self.free, self.now);
+        self.index.retain(|_, slot| {
+            let series = &mut slots[*slot as usize];
+            let stays = series.held > 0 || series.touched + IDLE_SECONDS > now;
+            if !stays {
+                *series = Series::default();
+                free.push(*slot);
+            }
+            stays
+        });
+        self.index.len() < self.start.max_series
+    }
+
+    fn labels(&self, key: &Key) -> Labels {
+        let wanted = self.wanted;
+        let mut pairs = Vec::new();
+        if wanted.src_ip && !key.listener {
+            pairs.push(("src_ip", address(key.src).to_string()));
+        }
+        if wanted.dst_ip {
+            pairs.push(("dst_ip", address(key.dst).to_string()));
+        }
+        if wanted.dst_port {
+            pairs.push(("dst_port", key.port.to_string()));
+        }
+        if wanted.role {
+            pairs.push(("role", if key.client { "client" } else { "server" }.to_owned()));
+        }
+        if wanted.comm {
+            pairs.push(("comm", comm_str(&key.comm).to_owned()));
+        }
+        if wanted.pid {
+            pairs.push(("pid", key.pid.to_string()));
+        }
+        if wanted.cgroup {
+            pairs.push(("cgroup", self.start.names.cgroup(key.cgroup)));
+        }
+        Labels::new(pairs)
+    }
+}
+
+/// The label set of the row for everything beyond the limit.
+fn other(wanted: Wanted, listener: bool) -> Labels {
+    let names = [
+        ("src_ip", wanted.src_ip && !listener),
+        ("dst_ip", wanted.dst_ip),
+        ("dst_port", wanted.dst_port),
+        ("role", wanted.role),
+        ("comm", wanted.comm),
+        ("pid", wanted.pid),
+        ("cgroup", wanted.cgroup),
+    ];
+    Labels::new(names.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| (name, "other")))
+}
+
+fn key(wanted: Wanted, record: &Record, listener: bool) -> Key {
+    let (local, remote) = (address_of(record, &record.saddr), address_of(record, &record.daddr));
+    let client = record.conn.flags & CLIENT != 0;
+    let (src, dst, port) = if client { (local, remote, record.dport) } else { (remote, local, record.sport) };
+    let owner = &record.conn.owner;
+    Key {
+        src: if wanted.src_ip && !listener { src } else { 0 },
+        dst: if wanted.dst_ip { dst } else { 0 },
+        port: if wanted.dst_port { port } else { 0 },
+        client: wanted.role && client,
+        comm: if wanted.comm { owner.comm } else { [0; 16] },
+        pid: if wanted.pid { owner.pid } else { 0 },
+        cgroup: if wanted.cgroup { owner.cgroup } else { 0 },
+        listener,
+    }
+}
+
+/// An address as a number, IPv4 in its IPv6-mapped form: the same host is the same whatever the socket's family.
+fn address_of(record: &Record, words: &[u32; 4]) -> u128 {
+    let mut bytes = [0; 16];
+    if record.family == AF_INET6 {
+        for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
+            to.copy_from_slice(&word.to_ne_bytes());
+        }
+        u128::from_be_bytes(bytes)
+    } else {
+        0xffff_0000_0000 | u128::from(u32::from_be_bytes(words[0].to_ne_bytes()))
+    }
+}
+
+fn address(number: u128) -> IpAddr {
+    Ipv6Addr::from(number).to_canonical()
+}

@@ -1,0 +1,1 @@
+//! Tests of the whole probe on a fake kernel.

@@ -1,0 +1,30 @@
+//! Bytes from the kernel to the `#[repr(C)]` types of a probe's `shared.rs` and back.
+
+/// A type made of integers only.
+///
+/// # Safety
+/// Every bit pattern is a value, there is no padding, and the layout is `#[repr(C)]`.
+pub(crate) unsafe trait Plain: Copy + 'static {}
+
+// SAFETY: integers.
+unsafe impl Plain for u32 {}
+// SAFETY: integers.
+unsafe impl Plain for u64 {}
+
+/// The value in `bytes`; `None` if the length is not its size.
+pub(crate) fn from_bytes<T: Plain>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: as many bytes as `T` has, any of which are a `T`; alignment is not assumed.
+    (bytes.len() == size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// The bytes of a value.
+pub(crate) fn as_bytes<T: Plain>(value: &T) -> &[u8] {
+    // SAFETY: a live value without padding.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// The bytes of a value, writable.
+pub(crate) fn as_bytes_mut<T: Plain>(value: &mut T) -> &mut [u8] {
+    // SAFETY: a live value without padding, any bytes of which are a `T`.
+    unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(value).cast(), size_of::<T>()) }
+}
