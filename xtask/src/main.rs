@@ -10,6 +10,8 @@ mod shell;
 mod test;
 mod vm;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use setup::Group;
@@ -44,8 +46,19 @@ enum Task {
     Vm(vm::Options),
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    match perform(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Not as `Result` from `main`: a backtrace through this program helps nobody.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<()> {
+    match task {
         Task::Setup { groups } => {
             setup::setup(&groups)?;
             setup::summary()

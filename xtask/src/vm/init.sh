@@ -1,8 +1,8 @@
 #!/bin/busybox sh
 # First process of a test machine. Lines that begin with "@@" are for the host, which reads the console.
-/bin/busybox mkdir -p /bin /sbin /usr/bin /usr/sbin /usr/local/bin
+/bin/busybox mkdir -p /bin /sbin /usr/bin /usr/sbin
 /bin/busybox --install -s
-export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root RUST_BACKTRACE=1 SIDECAR_TEST_VM=1
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root RUST_BACKTRACE=1 SIDECAR_TEST_VM=1
 
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -10,7 +10,6 @@ mount -t devtmpfs dev /dev
 mkdir -p /dev/shm /dev/pts
 mount -t tmpfs shm /dev/shm
 mount -t devpts pts /dev/pts
-mount -t tmpfs tmp /tmp
 mount -t tracefs trace /sys/kernel/tracing
 mount -t debugfs debug /sys/kernel/debug
 mount -t bpf bpf /sys/fs/bpf

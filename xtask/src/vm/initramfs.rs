@@ -18,8 +18,10 @@ use crate::{
     shell::{find_program, output, step},
 };
 
-/// Programs tests compare with or shape the network with, taken from this machine if it has them.
-const TOOLS: [&str; 4] = ["ip", "ss", "tc", "nft"];
+/// Programs tests compare with or shape the network with, taken from this machine if it has them. The shell is one of
+/// them because busybox's prefers its own commands to these.
+const TOOLS: [&str; 6] =
+    ["/bin/sh", "/usr/bin/ip", "/usr/bin/ss", "/usr/bin/tc", "/usr/bin/nft", "/usr/bin/strace"];
 
 /// Files that are the same for every kernel, ready to be written.
 pub(crate) struct Common {
@@ -44,8 +46,9 @@ impl Common {
         let busybox = find_program("busybox").context("there is no busybox: run `cargo xtask setup`")?;
         common.dynamic("/bin/busybox".into(), &busybox, &mut libraries)?;
         for tool in TOOLS {
-            if let Some(path) = find_program(tool) {
-                common.dynamic(Path::new("/usr/local/bin").join(tool), &path, &mut libraries)?;
+            let name = Path::new(tool);
+            if let Some(path) = name.file_name().and_then(|file| find_program(&file.to_string_lossy())) {
+                common.dynamic(name.to_path_buf(), &path, &mut libraries)?;
             }
         }
         for library in libraries {
