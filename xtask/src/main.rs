@@ -8,6 +8,7 @@ mod run;
 mod setup;
 mod shell;
 mod test;
+mod tidy;
 mod vm;
 
 use std::process::ExitCode;
@@ -42,6 +43,8 @@ enum Task {
     },
     /// Run all tests, on this machine and in virtual machines
     Test(test::Options),
+    /// Check the repository's own rules
+    Tidy,
     /// Run the tests that look at a kernel on Debian's kernels in virtual machines
     Vm(vm::Options),
 }
@@ -69,6 +72,7 @@ fn perform(task: Task) -> Result<()> {
         }
         Task::Run { arguments } => run::run(&arguments),
         Task::Test(options) => test::test(&options),
+        Task::Tidy => tidy::tidy(),
         Task::Vm(options) => vm(&options),
     }
 }

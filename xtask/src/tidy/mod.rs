@@ -1,0 +1,90 @@
+//! Rules of the repository that no compiler checks. Each message names the file, the line and what to do.
+
+mod crates;
+mod lists;
+mod probes;
+mod text;
+
+use std::{fs, process::Command};
+
+use anyhow::{Result, bail};
+
+use crate::shell::{output, root, step};
+
+/// A file of the repository.
+#[derive(Debug)]
+struct File {
+    /// Below the repository, with slashes.
+    path: String,
+    text: String,
+}
+
+impl File {
+    fn named(&self, name: &str) -> bool {
+        self.path.rsplit('/').next() == Some(name)
+    }
+
+    fn extension(&self) -> &str {
+        let name = self.path.rsplit('/').next().unwrap_or_default();
+        name.rsplit_once('.').map_or("", |(_, extension)| extension)
+    }
+
+    /// Whether it is Rust that only tests use.
+    fn is_test(&self) -> bool {
+        let named = |part: &str| {
+            part == "tests" || part == "test.rs" || part == "tests.rs" || part.starts_with("test_")
+        };
+        self.path.split('/').any(named)
+    }
+}
+
+/// Something to repair.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Problem {
+    path: String,
+    /// 1 for the file as a whole.
+    line: usize,
+    message: String,
+}
+
+fn problem(file: impl Into<String>, line: usize, message: impl Into<String>) -> Problem {
+    Problem { path: file.into(), line, message: message.into() }
+}
+
+/// Checks everything; an error if there is something to repair.
+pub(crate) fn tidy() -> Result<()> {
+    step("checking the repository's rules");
+    let files = files()?;
+    let mut problems: Vec<Problem> = files.iter().flat_map(text::check).collect();
+    problems.extend(probes::check(&files));
+    problems.extend(lists::check(&files));
+    problems.extend(crates::check()?);
+    problems.sort();
+    for Problem { path, line, message } in &problems {
+        println!("{path}:{line}: {message}");
+    }
+    if !problems.is_empty() {
+        bail!("tidy: {} to repair", problems.len());
+    }
+    println!("  {} files, nothing to repair", files.len());
+    Ok(())
+}
+
+/// Every text file that is, or is about to be, part of the repository.
+fn files() -> Result<Vec<File>> {
+    let mut git = Command::new("git");
+    git.current_dir(root()).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+    let listed = output(&mut git)?;
+    let mut paths: Vec<&str> = listed.split('\0').filter(|path| !path.is_empty()).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    let mut files = Vec::new();
+    for path in paths {
+        // Deleted but not yet committed, or not text: nothing to check.
+        let Ok(bytes) = fs::read(root().join(path)) else { continue };
+        if let Ok(text) = String::from_utf8(bytes) {
+            files.push(File { path: path.to_owned(), text });
+        }
+    }
+    Ok(files)
+}
