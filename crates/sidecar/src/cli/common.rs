@@ -1,5 +1,5 @@
-//! The flags that set configuration keys. They are made from the list of keys, so a key has its flag, default and help in
-//! one place; their values stay text here and are checked with the file and the environment.
+//! The flags that set configuration keys. They are made from the list of keys, so a key has its flag, default and help
+//! in one place; their values stay text here and are checked with the file and the environment.
 
 use std::path::PathBuf;
 

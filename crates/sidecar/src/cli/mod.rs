@@ -9,10 +9,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::{
-    common::{CommonArgs, FlagValue},
-    exit::Exit,
-};
+pub(crate) use self::{common::CommonArgs, exit::Exit};
 
 /// Version of the package.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");

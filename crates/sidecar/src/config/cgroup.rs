@@ -110,16 +110,11 @@ impl Hierarchy {
     /// Existing names most like `wanted`: the same last part elsewhere, one that it begins (a short container id), or
     /// similar spelling.
     fn near(&self, wanted: &Path) -> Vec<String> {
-        let last = |path: &Path| {
-            path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-        };
-        let (text, leaf) = (wanted.to_string_lossy(), last(wanted));
-        let likeness = |path: &Path| match last(path) {
+        let leaf = last_part(wanted);
+        let likeness = |path: &Path| match last_part(path) {
             name if name == leaf => 1.0,
             name if leaf.len() >= 4 && name.contains(&leaf) => 0.99,
-            name => {
-                strsim::jaro_winkler(&text, &path.to_string_lossy()).max(0.95 * strsim::jaro(&leaf, &name))
-            }
+            name => 0.98 * strsim::jaro_winkler(&leaf, &name),
         };
         let mut like: Vec<(f64, PathBuf)> = self
             .names()
@@ -152,6 +147,10 @@ impl Hierarchy {
         }
         names
     }
+}
+
+fn last_part(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn depth(path: &Path) -> u32 {

@@ -43,9 +43,9 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            Self::File { path, at: Some(at) } => write!(f, "{}:{at}", path.display()),
-            Self::File { path, at: None } => write!(f, "{}", path.display()),
-            Self::Variable(name) | Self::Flag(name) => f.write_str(name),
+            Self::File { path, at: Some(at) } => write!(f, "{}:{at}", printable(&path.to_string_lossy())),
+            Self::File { path, at: None } => f.write_str(&printable(&path.to_string_lossy())),
+            Self::Variable(name) | Self::Flag(name) => f.write_str(&printable(name)),
         }
     }
 }
@@ -87,13 +87,24 @@ impl fmt::Display for ConfigErrors {
     }
 }
 
-/// A text from outside as it may stand in a message: escaped and cut.
-pub(crate) fn escape(text: &str) -> String {
-    let mut escaped: String = text.chars().take(SHOWN_CHARS).flat_map(char::escape_debug).collect();
-    if text.chars().nth(SHOWN_CHARS).is_some() {
-        escaped.push('…');
+/// A text from outside as it may stand in a message: on one line, without control characters.
+pub(crate) fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\'' => out.push(c),
+            _ => out.extend(c.escape_debug()),
+        }
     }
-    escaped
+    out
+}
+
+/// [`printable`] and cut.
+pub(crate) fn escape(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => printable(&text[..end]) + "…",
+        None => printable(text),
+    }
 }
 
 /// [`escape`] in quotes.

@@ -1,5 +1,5 @@
-//! The four layers of the configuration, lowest first: defaults, file, environment, flags. Each overwrites values of the
-//! one below and adds what is wrong with it to the list.
+//! The four layers of the configuration, lowest first: defaults, file, environment, flags. Each overwrites values of
+//! the one below and adds what is wrong with it to the list.
 
 use std::{
     collections::HashMap,

@@ -1,6 +1,6 @@
 //! The agent's configuration: defaults < YAML file < environment < flags, every value checked and traced to its place.
 //!
-//! [`load`] builds it at start and again on SIGHUP; [`changes`] says what of a new one can be applied to a running agent.
+//! [`load`] builds it at start and again on SIGHUP; [`changes`] says what of a new one a running agent can take over.
 
 mod cgroup;
 mod changes;
@@ -28,7 +28,7 @@ use std::{
 use sidecar_core::{OptionValue, Options, Probe};
 
 pub(crate) use self::{
-    changes::{Changes, changes},
+    changes::changes,
     error::{ConfigErrors, Source},
     keys::{KEYS, Key},
     print::{defaults, json, verdict, yaml},
@@ -125,7 +125,7 @@ pub(crate) struct ProbeSettings {
     pub(crate) options: Options,
 }
 
-/// Reads and checks everything. Called again on SIGHUP with the same flags and environment, so that only the file differs.
+/// Reads and checks everything. Called again on SIGHUP with the same flags and environment: only the file can differ.
 pub(crate) fn load(
     args: &crate::cli::CommonArgs,
     environment: impl Iterator<Item = (OsString, OsString)>,

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value, json};
 use sidecar_core::{OptionValue, Probe};
 
-use super::{Config, DEFAULT_FILES, keys, layers, value};
+use super::{Config, DEFAULT_FILES, error::printable, keys, layers, value};
 
 /// Column the comments stand at, where the value leaves room.
 const COMMENT_COLUMN: usize = 40;
@@ -14,7 +14,7 @@ const COMMENT_COLUMN: usize = 40;
 /// The configuration in effect as YAML, each value with a comment of where it came from.
 pub(crate) fn yaml(config: &Config) -> String {
     let mut out = match &config.file {
-        Some(file) => format!("# {}, then environment, then flags\n", file.display()),
+        Some(file) => format!("# {}, then environment, then flags\n", printable(&file.to_string_lossy())),
         None => "# No file; defaults, then environment, then flags\n".to_owned(),
     };
     let mut sections = Sections::default();
@@ -28,7 +28,7 @@ pub(crate) fn yaml(config: &Config) -> String {
 /// What `sidecar config check` says when all is well.
 pub(crate) fn verdict(config: &Config) -> String {
     match &config.file {
-        Some(file) => format!("OK: {}\n", file.display()),
+        Some(file) => format!("OK: {}\n", printable(&file.to_string_lossy())),
         None => format!("OK: no file ({}), only defaults, environment and flags\n", DEFAULT_FILES.join(", ")),
     }
 }
@@ -99,14 +99,28 @@ pub(super) fn render(value: &OptionValue) -> String {
     }
 }
 
-/// Words and paths stay bare; whatever YAML could read as something else is quoted (JSON's quoting is YAML's too).
+/// Words and paths stay bare; whatever YAML could read as something else is quoted. JSON's quoting is YAML's too, but
+/// for the characters only YAML wants escaped.
 fn text(value: &str) -> String {
     let first = value.chars().next().is_some_and(|first| first.is_ascii_alphabetic() || first == '/');
     let rest = value.chars().all(|c| c.is_ascii_alphanumeric() || "/_-.".contains(c));
-    let word = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"]
-        .contains(&value.to_lowercase().as_str());
-    if first && rest && !word { value.to_owned() } else { Value::from(value).to_string() }
+    if first && rest && !READ_AS_OTHER.contains(&value.to_lowercase().as_str()) {
+        return value.to_owned();
+    }
+    let mut out = String::with_capacity(value.len() + 2);
+    for c in Value::from(value).to_string().chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            _ => out.push(c),
+        }
+    }
+    out
 }
+
+/// Words some YAML readers take for a truth value or for nothing.
+const READ_AS_OTHER: [&str; 9] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
 
 fn to_json(value: &OptionValue) -> Value {
     match value {

@@ -118,10 +118,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The parser's own words, unless the line is indented with a tab: that is what it then stumbles over.
+    /// The parser's own words, unless a line there is indented with a tab: that is what it then stumbles over.
     fn syntax(&self, error: &saphyr_parser::ScanError) -> Fault {
         let position = Position::from(error.marker());
-        let tabbed = self.text.lines().enumerate().take(position.line).skip(position.line.saturating_sub(2));
+        let tabbed =
+            self.text.lines().enumerate().take(position.line + 1).skip(position.line.saturating_sub(2));
         for (index, line) in tabbed {
             let indent = line.len() - line.trim_start_matches([' ', '\t']).len();
             if let Some(column) = line.get(..indent).and_then(|blank| blank.find('\t')) {
@@ -197,7 +198,10 @@ impl<'a> Reader<'a> {
             }
             let key = self.value(event, &span, depth + 1)?;
             let (event, span) = self.next()?;
-            let value = self.value(event, &span, depth + 1)?;
+            let mut value = self.value(event, &span, depth + 1)?;
+            if value.kind == NodeKind::Null {
+                value.at = key.at;
+            }
             match key.kind {
                 NodeKind::Scalar { text, quoted: false } if text == "<<" => {
                     self.problems.push((key.at, "a merge key (`<<`); write the keys out".to_owned()));

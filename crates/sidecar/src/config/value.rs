@@ -164,7 +164,7 @@ fn text(kind: OptionKind, text: &str, _: bool) -> Result<String, Option<String>>
         OptionKind::Choice(words) | OptionKind::Choices(words) if !words.contains(&text) => {
             Err(nearest(text, words.iter().copied()).map(|word| format!("did you mean {word}?")))
         }
-        _ if text.is_empty() => Err(None),
+        OptionKind::Texts if text.is_empty() => Err(None),
         _ => Ok(text.to_owned()),
     }
 }
