@@ -64,6 +64,11 @@ impl Hierarchy {
         Ok(Self { mount: part.point.clone(), root: part.root.clone(), level: depth(&part.root) })
     }
 
+    /// Where it is mounted.
+    pub(super) fn into_mount(self) -> PathBuf {
+        self.mount
+    }
+
     /// Id and level of the cgroup with this name (`/system.slice/nginx.service`) or at this path.
     pub(super) fn resolve(&self, name: &str) -> Result<ScopeCgroup, String> {
         let path = Path::new(name);

@@ -157,6 +157,20 @@ pub(crate) static KEYS: &[Key] = &[
     },
     Key {
         spec: OptionSpec {
+            name: "metrics.program_stats",
+            kind: OptionKind::Choice(&["start", "always", "never"]),
+            default: "start",
+            help: "When the kernel times BPF programs (all of the machine): the first minute, always, never",
+        },
+        flag: "program-stats",
+        aliases: &[],
+        placeholder: "WHEN",
+        heading: METRICS,
+        max_items: 1,
+        apply: Apply::Restart,
+    },
+    Key {
+        spec: OptionSpec {
             name: "metrics.labels",
             kind: OptionKind::Choices(LABELS),
             default: "[src_ip, dst_ip, dst_port, role, comm]",

@@ -94,6 +94,8 @@ pub(crate) struct Metrics {
     pub(crate) max_connections: u32,
     /// Label sets kept per probe.
     pub(crate) max_series: usize,
+    /// When the kernel measures run times: `start`, `always` or `never`.
+    pub(crate) program_stats: String,
     /// Labels of the connection metrics.
     pub(crate) labels: Vec<String>,
 }
@@ -233,6 +235,7 @@ impl Config {
                 interval: Duration::from_secs(own.integer("metrics.interval_secs")),
                 max_connections: own.integer("metrics.max_connections") as u32,
                 max_series: own.integer("metrics.max_series") as usize,
+                program_stats: own.text("metrics.program_stats").to_owned(),
                 labels: own.texts("metrics.labels").to_vec(),
             },
             listen,

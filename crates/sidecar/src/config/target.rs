@@ -149,6 +149,11 @@ fn comms(out: &mut Resolved, names: &[String]) {
     }
 }
 
+/// Where the cgroup v2 tree is mounted, if it is.
+pub(crate) fn cgroup_mount(host: &Host) -> Option<PathBuf> {
+    Hierarchy::find(host).ok().map(Hierarchy::into_mount)
+}
+
 /// Start time of a process in clock ticks since boot.
 pub(crate) fn start_ticks(proc: &Path, pid: u32) -> Result<u64, String> {
     let dir = proc.join(pid.to_string());
