@@ -2,7 +2,9 @@
 //! both do the same.
 
 mod build;
+mod codegen;
 mod executables;
+mod lint;
 mod results;
 mod run;
 mod setup;
@@ -43,6 +45,10 @@ enum Task {
     },
     /// Run all tests, on this machine and in virtual machines
     Test(test::Options),
+    /// Check format and lints of both sides
+    Lint,
+    /// Write the documentation that comes from the code
+    Codegen(codegen::Options),
     /// Check the repository's own rules
     Tidy,
     /// Run the tests that look at a kernel on Debian's kernels in virtual machines
@@ -72,6 +78,8 @@ fn perform(task: Task) -> Result<()> {
         }
         Task::Run { arguments } => run::run(&arguments),
         Task::Test(options) => test::test(&options),
+        Task::Lint => lint::lint(),
+        Task::Codegen(options) => codegen::codegen(options),
         Task::Tidy => tidy::tidy(),
         Task::Vm(options) => vm(&options),
     }

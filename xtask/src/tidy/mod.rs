@@ -29,11 +29,10 @@ impl File {
         name.rsplit_once('.').map_or("", |(_, extension)| extension)
     }
 
-    /// Whether it is Rust that only tests use.
+    /// Whether it is Rust that only tests and benchmarks use.
     fn is_test(&self) -> bool {
-        let named = |part: &str| {
-            part == "tests" || part == "test.rs" || part == "tests.rs" || part.starts_with("test_")
-        };
+        let whole = ["tests", "benches", "test.rs", "tests.rs", "bench.rs"];
+        let named = |part: &str| whole.contains(&part) || part.starts_with("test_");
         self.path.split('/').any(named)
     }
 }

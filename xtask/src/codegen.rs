@@ -1,0 +1,151 @@
+//! Writes the reference pages from what the agent declares, so that documentation cannot drift from the code.
+//!
+//! The agent's hidden command `codegen PAGE` prints a page. Whole pages go to `docs/`; parts of other files stand between
+//! `<!-- generated: PAGE -->` and `<!-- /generated -->`, where PAGE may have arguments (`metrics connection`).
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    build::{self, target_directory},
+    shell::{output, relative, root, step},
+};
+
+/// Pages that are generated as a whole: the agent's name for it, and the file.
+const PAGES: [(&str, &str); 3] =
+    [("metrics", "docs/metrics.md"), ("config", "docs/configuration.md"), ("probes", "docs/probes.md")];
+const HEADER: &str =
+    "<!-- Written by `cargo xtask codegen`. Change the declarations in the code and run it again. -->\n\n";
+const BEGIN: &str = "<!-- generated: ";
+const END: &str = "<!-- /generated -->";
+
+/// Whether to write or to compare.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Options {
+    /// Change nothing; fail if something would change
+    #[arg(long)]
+    check: bool,
+}
+
+/// Brings all generated text up to date, or says what is not.
+pub(crate) fn codegen(options: Options) -> Result<()> {
+    build::build(&build::Options::default())?;
+    step(if options.check { "comparing generated text with the code" } else { "generating documentation" });
+    let agent = target_directory()?.join("debug/sidecar");
+    let mut stale = Vec::new();
+    for (path, text) in outdated(&agent)? {
+        if options.check {
+            stale.push(difference(&path, &text)?);
+            continue;
+        }
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("  wrote {}", relative(&path));
+    }
+    if !stale.is_empty() {
+        bail!("generated text is out of date; run `cargo xtask codegen`\n{}", stale.join("\n"));
+    }
+    println!("  up to date");
+    Ok(())
+}
+
+/// Files whose generated text differs from what the agent says, with what they should contain.
+fn outdated(agent: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let generate = |page: &str| -> Result<String> {
+        let text = output(Command::new(agent).arg("codegen").args(page.split_whitespace()))?;
+        Ok(text.trim_end().to_owned() + "\n")
+    };
+    let mut wanted = Vec::new();
+    for (page, file) in PAGES {
+        wanted.push((root().join(file), format!("{HEADER}{}", generate(page)?)));
+    }
+    for path in with_sections()? {
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let replaced =
+            replace_sections(&text, generate).with_context(|| format!("in {}", relative(&path)))?;
+        wanted.push((path, replaced));
+    }
+    wanted.retain(|(path, text)| fs::read_to_string(path).ok().as_deref() != Some(text));
+    Ok(wanted)
+}
+
+/// The README and those of the probes, if they have a generated section.
+fn with_sections() -> Result<Vec<PathBuf>> {
+    let mut paths = vec![root().join("README.md")];
+    for entry in fs::read_dir(root().join("probes"))? {
+        paths.push(entry?.path().join("README.md"));
+    }
+    paths.retain(|path| fs::read_to_string(path).is_ok_and(|text| text.contains(BEGIN)));
+    paths.sort();
+    Ok(paths)
+}
+
+/// `text` with each section's content generated anew.
+fn replace_sections(text: &str, generate: impl Fn(&str) -> Result<String>) -> Result<String> {
+    let mut result = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(BEGIN) {
+        let (before, section) = rest.split_at(at);
+        let (page, section) =
+            section[BEGIN.len()..].split_once(" -->").context("a `generated` mark has no end")?;
+        let (_, after) =
+            section.split_once(END).with_context(|| format!("no {END} after section `{page}`"))?;
+        result.push_str(before);
+        for piece in [BEGIN, page, " -->\n", &generate(page)?, END] {
+            result.push_str(piece);
+        }
+        rest = after;
+    }
+    result.push_str(rest);
+    Ok(result)
+}
+
+/// What would change, as `diff` shows it.
+fn difference(path: &Path, wanted: &str) -> Result<String> {
+    let new = target_directory()?.join("codegen.new");
+    fs::write(&new, wanted)?;
+    let old = if path.exists() { path } else { Path::new("/dev/null") };
+    let diff = Command::new("diff")
+        .args(["-u", "--label", "now", "--label", "generated"])
+        .arg(old)
+        .arg(&new)
+        .output();
+    let diff = diff.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let shown: Vec<&str> = diff.lines().take(40).collect();
+    Ok(format!("{}\n{}", relative(path), shown.join("\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replace(text: &str) -> Result<String> {
+        replace_sections(text, |page| Ok(format!("[{page}]\n")))
+    }
+
+    #[test]
+    fn sections_are_replaced_and_the_rest_is_kept() {
+        let text = "a\n<!-- generated: metrics exec -->\nold\n<!-- /generated -->\nb\n<!-- generated: probes --><!-- /generated -->";
+        assert_eq!(
+            replace(text).unwrap(),
+            "a\n<!-- generated: metrics exec -->\n[metrics exec]\n<!-- /generated -->\nb\n\
+             <!-- generated: probes -->\n[probes]\n<!-- /generated -->"
+        );
+    }
+
+    #[test]
+    fn replacing_twice_changes_nothing_more() {
+        let once = replace("<!-- generated: x -->\n<!-- /generated -->\n").unwrap();
+        assert_eq!(replace(&once).unwrap(), once);
+    }
+
+    #[test]
+    fn a_section_without_an_end_is_an_error() {
+        let error = replace("<!-- generated: x -->\n").unwrap_err();
+        assert!(error.to_string().contains("section `x`"), "{error}");
+    }
+}
