@@ -27,6 +27,9 @@ pub use walk::Member;
 /// Where the kernel publishes its BTF.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
+/// Enumerators taken from one enum; the longest in kernels have some hundred.
+const MAX_ENUMERATORS: usize = 10_000;
+
 /// A kernel's type information, indexed by name.
 pub struct Btf {
     records: record::Records,
@@ -66,10 +69,12 @@ impl Btf {
 
     /// Offset and size of the member `path` names, such as `sock.__sk_common.skc_dport`.
     pub fn member(&self, path: &str) -> Result<Member, PathError> {
-        let (root, rest) =
-            path.split_once('.').filter(|(root, _)| !root.is_empty()).ok_or(PathError::Malformed)?;
-        let mut answers =
-            self.aggregates(root).map(|aggregate| walk::member(&self.records, &aggregate, root, rest));
+        let is_whole = path.split('.').all(|segment| !segment.is_empty());
+        let (root, rest) = path.split_once('.').filter(|_| is_whole).ok_or(PathError::Malformed)?;
+        let mut left = walk::MAX_MEMBERS;
+        let mut answers = self
+            .aggregates(root)
+            .map(|aggregate| walk::member(&self.records, &aggregate, root, rest, &mut left));
         let first = answers.next().ok_or_else(|| PathError::NoType(root.to_owned()))?;
         if answers.all(|answer| answer == first) { first } else { Err(PathError::Ambiguous(root.to_owned())) }
     }
@@ -127,7 +132,7 @@ impl Btf {
     pub fn enum_values(&self, name: &str) -> Option<Vec<(String, i64)>> {
         let enums = self.of_kind(Kind::Enum, name).chain(self.of_kind(Kind::Enum64, name));
         // An enum without values is a forward declaration.
-        agreed(enums.filter(|(_, r)| r.count > 0).map(|(_, r)| Some(self.enumerators(&r))))
+        agreed(enums.filter(|(_, r)| r.count > 0).map(|(_, r)| self.enumerators(&r)))
     }
 
     /// The id of the type called `name`, as `attach_btf_id` takes it; `None` when absent or when there are several.
@@ -156,24 +161,26 @@ impl Btf {
         Some(count - u32::from(is_variadic))
     }
 
-    fn enumerators(&self, record: &record::Record) -> Vec<(String, i64)> {
+    fn enumerators(&self, record: &record::Record) -> Option<Vec<(String, i64)>> {
+        if record.count > MAX_ENUMERATORS {
+            return None;
+        }
         let is_wide = record.kind == Kind::Enum64;
         let size = if is_wide { 12 } else { 8 };
         let values = (0..record.count).map(|index| record.tail + size * index);
-        values
-            .map(|at| {
-                let name = String::from_utf8_lossy(self.records.string(self.records.word(at))).into_owned();
-                let low = self.records.word(at + 4);
-                let value = if is_wide {
-                    (u64::from(self.records.word(at + 8)) << 32 | u64::from(low)) as i64
-                } else if record.flag {
-                    i64::from(low as i32)
-                } else {
-                    i64::from(low)
-                };
-                (name, value)
-            })
-            .collect()
+        let named = values.map(|at| {
+            let name = String::from_utf8_lossy(self.records.string(self.records.word(at))).into_owned();
+            let low = self.records.word(at + 4);
+            let value = if is_wide {
+                (u64::from(self.records.word(at + 8)) << 32 | u64::from(low)) as i64
+            } else if record.flag {
+                i64::from(low as i32)
+            } else {
+                i64::from(low)
+            };
+            (name, value)
+        });
+        Some(named.collect())
     }
 }
 

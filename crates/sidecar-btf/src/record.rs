@@ -7,6 +7,8 @@ const MAGIC: u16 = 0xeb9f;
 const HEADER: usize = 24;
 /// `struct btf_type`: name, info, size or type.
 pub(crate) const RECORD: usize = 12;
+/// `KSYM_NAME_LEN`.
+const MAX_NAME: usize = 512;
 /// About ten times the largest distribution kernel's BTF.
 pub(crate) const MAX_BYTES: usize = 64 << 20;
 
@@ -190,9 +192,10 @@ impl Records {
         &self.bytes[start..self.strings.end]
     }
 
-    /// The string at `offset`.
+    /// The string at `offset`, cut at the longest name a kernel has.
     pub(crate) fn string(&self, offset: u32) -> &[u8] {
         let rest = self.strings_from(offset);
+        let rest = &rest[..rest.len().min(MAX_NAME)];
         rest.split(|&byte| byte == 0).next().unwrap_or_default()
     }
 

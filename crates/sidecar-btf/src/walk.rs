@@ -8,8 +8,8 @@ use crate::record::{Kind, Record, Records};
 const MAX_CHAIN: usize = 32;
 /// Anonymous structs and unions inside each other; kernels have about five.
 const MAX_DEPTH: usize = 16;
-/// Members looked at for one path; `struct net`, the largest, has a few hundred.
-const MAX_MEMBERS: u32 = 100_000;
+/// Members looked at for one path in all structs of its name; `struct net`, the largest, has a few hundred.
+pub(crate) const MAX_MEMBERS: u32 = 100_000;
 
 /// Where a member lies in its struct.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,15 +81,22 @@ pub(crate) fn size_of(records: &Records, id: u32) -> Option<u32> {
     None
 }
 
-/// The member that `path` names inside the aggregate `root`; `name` is what the caller calls the aggregate.
-pub(crate) fn member(records: &Records, root: &Record, name: &str, path: &str) -> Result<Member, PathError> {
-    let mut walk = Walk { records, left: MAX_MEMBERS };
+/// The member that `path` names inside the aggregate `root`; `name` is what the caller calls the aggregate, `left` how
+/// many members may still be looked at.
+pub(crate) fn member(
+    records: &Records,
+    root: &Record,
+    name: &str,
+    path: &str,
+    left: &mut u32,
+) -> Result<Member, PathError> {
+    let mut walk = Walk { records, left };
     let mut container = *root;
     let mut walked = name.to_owned();
     let mut bits = 0;
     let mut segments = path.split('.').peekable();
     loop {
-        let segment = segments.next().filter(|segment| !segment.is_empty()).ok_or(PathError::Malformed)?;
+        let segment = segments.next().ok_or(PathError::Malformed)?;
         let Some(found) = walk.find(&container, segment.as_bytes(), 0)? else {
             return Err(PathError::NoMember { container: walked, member: segment.to_owned() });
         };
@@ -126,7 +133,7 @@ fn is_partial_int(records: &Records, record: &Record) -> bool {
 
 struct Walk<'a> {
     records: &'a Records,
-    left: u32,
+    left: &'a mut u32,
 }
 
 impl Walk<'_> {
@@ -136,7 +143,7 @@ impl Walk<'_> {
         }
         let records = self.records;
         for field in fields(records, aggregate) {
-            self.left =
+            *self.left =
                 self.left.checked_sub(1).ok_or(PathError::Damaged("a struct has too many members"))?;
             if field.name != 0 {
                 if records.string_is(field.name, name) {

@@ -2,7 +2,7 @@
 
 mod synthetic;
 
-use sidecar_btf::{Btf, PathError};
+use sidecar_btf::{Btf, BtfError, PathError};
 use synthetic::{Builder, ask_everything, every_kind, kind};
 
 const NAMES: &[&str] = &["outer", "function", "event", "small", "wide", "int", "tagged_t", "elsewhere", ""];
@@ -48,20 +48,32 @@ fn a_file_cut_at_any_length_is_refused() {
 }
 
 #[test]
-fn sections_cut_at_any_length_cause_no_panic() {
+fn sections_cut_at_any_length_are_read_only_up_to_a_whole_type() {
     let whole = every_kind();
+    let mut readable = 0;
     for length in 0..whole.types.len() {
         let mut cut = every_kind();
         cut.types.truncate(length);
-        if let Ok(btf) = Btf::parse(cut.bytes()) {
-            ask_everything(&btf, NAMES, PATHS);
+        match Btf::parse(cut.bytes()) {
+            Ok(btf) => {
+                ask_everything(&btf, NAMES, PATHS);
+                readable += 1;
+            }
+            Err(error) => assert!(matches!(error, BtfError::Damaged { .. }), "{length}: {error}"),
         }
     }
+    assert_eq!(readable, whole.count(), "cut before each type");
     for length in 0..whole.strings.len() {
         let mut cut = every_kind();
         cut.strings.truncate(length);
         assert!(Btf::parse(cut.bytes()).is_err(), "names beyond {length} bytes of strings");
     }
+}
+
+#[test]
+fn a_file_larger_than_any_kernels_is_refused() {
+    let error = Btf::parse(vec![0; (64 << 20) + 1]).err().expect("too large");
+    assert!(matches!(error, BtfError::TooLarge(limit) if limit == 64 << 20));
 }
 
 /// xorshift64*: the same damage in every run.
@@ -131,6 +143,30 @@ fn anonymous_members_that_multiply_end_the_walk() {
     let started = std::time::Instant::now();
     assert!(matches!(b.btf().member("bomb.nowhere"), Err(PathError::Damaged(_))));
     assert!(started.elapsed() < std::time::Duration::from_secs(5));
+}
+
+#[test]
+fn many_structs_of_one_name_share_one_walk() {
+    let mut b = Builder::new();
+    let name = b.string("x");
+    let wide = b.add(kind::STRUCT, "", 60_000, 8, &[name, 0, 0].repeat(60_000));
+    for _ in 0..20_000 {
+        b.structure("many", 8, &[("", wide, 0)]);
+    }
+    let started = std::time::Instant::now();
+    assert_eq!(b.btf().member("many.nowhere"), Err(PathError::Ambiguous("many".to_owned())));
+    assert!(started.elapsed() < std::time::Duration::from_secs(5));
+}
+
+#[test]
+fn an_enum_longer_than_any_kernels_is_not_copied() {
+    let mut b = Builder::new();
+    let name = b.string("VALUE");
+    b.add(kind::ENUM, "longest", 10_000, 4, &[name, 1].repeat(10_000));
+    b.add(kind::ENUM, "too_long", 10_001, 4, &[name, 1].repeat(10_001));
+    let btf = b.btf();
+    assert_eq!(btf.enum_values("longest").map(|values| values.len()), Some(10_000));
+    assert_eq!(btf.enum_values("too_long"), None);
 }
 
 #[test]

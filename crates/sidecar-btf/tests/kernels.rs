@@ -102,7 +102,16 @@ fn a_missing_required_field_is_reported_with_every_path_tried() {
 
 #[test]
 fn a_malformed_path_is_an_error_even_when_optional() {
-    for path in ["tcp_sock", "", ".", "tcp_sock.", ".srtt_us", "sock..skc_dport", "sock.__sk_common."] {
+    for path in [
+        "tcp_sock",
+        "",
+        ".",
+        "tcp_sock.",
+        ".srtt_us",
+        "sock..skc_dport",
+        "sock.__sk_common.",
+        "no_such_struct.",
+    ] {
         let paths: &'static [&'static str] = Box::leak(Box::new([path]));
         let error = kernel("6.1").resolve(&[FieldSpec { name: "x", paths, optional: true }]).unwrap_err();
         assert_eq!(error.tried, [(path, PathError::Malformed)]);

@@ -93,6 +93,11 @@ impl Builder {
         self.refer(kind::FUNC, name, prototype)
     }
 
+    /// How many types were added.
+    pub(crate) fn count(&self) -> u32 {
+        self.next - 1
+    }
+
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let (types, strings) = (self.types.len() as u32, self.strings.len() as u32);
         let mut file = vec![0x9f, 0xeb, 1, 0];
