@@ -236,6 +236,6 @@ pub struct Constants {
 /// Bytes of the ring buffer of records: room for 2,500 connections that end between two wake-ups.
 pub const RING_BYTES: u32 = 512 * 1024;
 /// Records kept aside when the ring is full.
-pub const SPILL_ENTRIES: u32 = 65_536;
+pub const SPILL_ENTRIES: u32 = 8_192;
 /// Distinct listening ports known.
 pub const LISTENERS_ENTRIES: u32 = 4_096;

@@ -1,1 +1,61 @@
-fn main() {}
+//! The agent and its command line. Everything a command does is in the module of its name; this only hands over.
+
+mod agent;
+mod cli;
+mod config;
+// mod doctor;
+mod enrich;
+// mod listing;
+mod load;
+mod serve;
+
+use std::{env, process::ExitCode};
+
+use sidecar_probes::PROBES;
+
+use crate::cli::{Exit, Invocation, Page};
+
+fn main() -> ExitCode {
+    let exit = match cli::parse() {
+        Invocation::Run(args) => agent::run(&args),
+        Invocation::Doctor(args, format) => todo!("{args:?}{format:?}"),
+        Invocation::Probes(args, format) => todo!("{args:?}{format:?}"),
+        Invocation::ConfigCheck(args) => with_config(&args, |config| print(&config::verdict(config))),
+        Invocation::ConfigPrint(args, format) => with_config(&args, |config| {
+            print(&match format {
+                cli::Format::Text => config::yaml(config),
+                cli::Format::Json => config::json(config),
+            })
+        }),
+        Invocation::ConfigDefaults => print(&config::defaults(PROBES)),
+        Invocation::Codegen(page) => print(&match page {
+            Page::Config => config::markdown(PROBES),
+            Page::Metrics => todo!(),
+            Page::Probes => todo!(),
+        }),
+        Invocation::Version => print(&format!("sidecar {}\n", cli::LONG_VERSION)),
+    };
+    exit.into()
+}
+
+fn with_config(args: &cli::CommonArgs, run: impl FnOnce(&config::Config) -> Exit) -> Exit {
+    match config::load(args, env::vars_os(), PROBES) {
+        Ok(config) => run(&config),
+        Err(errors) => {
+            eprintln!("sidecar: {errors}");
+            Exit::Usage
+        }
+    }
+}
+
+/// Writes to standard output; a reader that has gone away (`| head`) is not an error.
+fn print(text: &str) -> Exit {
+    use std::io::Write;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("sidecar: standard output: {error}");
+            Exit::Failure
+        }
+        _ => Exit::Ok,
+    }
+}

@@ -33,7 +33,7 @@ fn attach(machine: &Machine, object: &mut Object, hook: &Hook) -> HookReport {
                 object.mark_loaded(step.program);
                 return HookReport { hook: hook.name, used: Some(*step), refused };
             }
-            Err(error) => { if std::env::var_os("DBGV").is_some() { eprintln!("{} {error:#}", step.program); } refused.push((*step, explain::step(*step, &error))) }
+            Err(error) => refused.push((*step, explain::step(*step, &error))),
         }
     }
     HookReport { hook: hook.name, used: None, refused }

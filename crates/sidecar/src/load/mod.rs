@@ -12,7 +12,7 @@ pub(crate) use object::Object;
 use sidecar_btf::Btf;
 use sidecar_common::task::TaskFields;
 use sidecar_core::{
-    Probe, ProbeReport, ProbeState, Start,
+    KernelError, Probe, ProbeReport, ProbeState, Start,
     probe::{KernelFacts, Plan},
 };
 
@@ -64,8 +64,18 @@ pub(crate) fn off(probe: &Probe) -> Loaded {
     )
 }
 
-/// Loads one probe and attaches it.
+/// Loads one probe and attaches it, without a filter.
 pub(crate) fn load(machine: &Machine, probe: &'static Probe, start: &Start) -> Loaded {
+    load_scoped(machine, probe, start, |_| Ok(()))
+}
+
+/// Loads one probe, lets `prepared` fill its maps, and attaches it.
+pub(crate) fn load_scoped(
+    machine: &Machine,
+    probe: &'static Probe,
+    start: &Start,
+    prepared: impl FnOnce(&Object) -> Result<(), KernelError>,
+) -> Loaded {
     let fields = match machine.btf.resolve(probe.fields) {
         Ok(fields) => fields,
         Err(missing) => {
@@ -78,7 +88,9 @@ pub(crate) fn load(machine: &Machine, probe: &'static Probe, start: &Start) -> L
         }
     };
     let plan = (probe.plan)(start, machine);
-    match prepare(machine, probe, &fields, &plan) {
+    let object = prepare(machine, probe, &fields, &plan)
+        .and_then(|object| prepared(&object).map(|()| object).map_err(|error| error.to_string()));
+    match object {
         Ok(object) => ladder::climb(machine, probe, object),
         Err(reason) => {
             let advice = explain::advice(&reason);

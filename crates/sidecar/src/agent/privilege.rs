@@ -1,0 +1,31 @@
+//! Giving up what is no longer needed. Attaching takes many capabilities, reading the maps takes one.
+
+use caps::{CapSet, Capability, CapsHashSet};
+
+/// Needed by bpf(2) on maps where unprivileged BPF is switched off, which is everywhere.
+const KEPT: [Capability; 1] = [Capability::CAP_BPF];
+
+/// What the agent may do before it begins.
+pub(crate) fn has(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+}
+
+/// Drops every capability but those kept, and the way to get new ones. To be called while there is one thread:
+/// capabilities belong to threads, later ones inherit.
+pub(crate) fn drop_all() -> Result<Vec<String>, String> {
+    let permitted = caps::read(None, CapSet::Permitted).map_err(|error| error.to_string())?;
+    let mut kept: CapsHashSet = KEPT.into_iter().filter(|capability| permitted.contains(capability)).collect();
+    // Before 5.8 there is no CAP_BPF; its work is CAP_SYS_ADMIN's.
+    if kept.is_empty() && permitted.contains(&Capability::CAP_SYS_ADMIN) {
+        kept.insert(Capability::CAP_SYS_ADMIN);
+    }
+    let set = |set: CapSet, caps: &CapsHashSet| caps::set(None, set, caps).map_err(|error| error.to_string());
+    set(CapSet::Inheritable, &CapsHashSet::new())?;
+    set(CapSet::Effective, &kept)?;
+    set(CapSet::Permitted, &kept)?;
+    // SAFETY: no pointers involved.
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+        return Err(std::io::Error::last_os_error().to_string());
+    }
+    Ok(kept.iter().map(ToString::to_string).collect())
+}

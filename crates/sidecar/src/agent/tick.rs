@@ -1,0 +1,283 @@
+//! The thread that owns the probes: reads them at every tick and when somebody asks, drains rings that fill up, changes
+//! the filter. One thread, so that a collector needs no locks and the order of events is plain.
+
+use std::{
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use sidecar_core::{Collector, ProbeReport, Rows, Snapshot};
+use tokio::sync::oneshot;
+
+use super::{own::Own, scope};
+use crate::{
+    config::target::Resolved,
+    load::Object,
+    serve::{Ready, Source},
+};
+
+/// A snapshot younger than this answers a scrape; two scrapers do not cost twice.
+const FRESH: Duration = Duration::from_millis(500);
+/// A collector may take this share of the time between two of its ticks before it is called less often.
+const SHARE: u32 = 10;
+/// A failing collector is left out of this many ticks at most.
+const MAX_PAUSE: u32 = 16;
+
+/// A probe that runs.
+pub(super) struct Running {
+    pub(super) report: ProbeReport,
+    pub(super) object: Object,
+    pub(super) collector: Box<dyn Collector>,
+    pub(super) rings: &'static [&'static str],
+    /// Time spent in its collector.
+    pub(super) spent: Duration,
+    pub(super) collects: u64,
+    pub(super) failures: u64,
+    /// The circuit breaker: ticks to leave out, and how many the last time.
+    pub(super) pause: u32,
+    pub(super) last_pause: u32,
+}
+
+/// What the other threads may ask.
+enum Command {
+    Snapshot(oneshot::Sender<Arc<Snapshot>>),
+    Retarget(Box<Resolved>),
+    Interval(Duration),
+    Stop,
+}
+
+/// The other threads' end.
+pub(crate) struct Ticker {
+    commands: mpsc::Sender<Command>,
+    wake: OwnedFd,
+    reports: Mutex<Vec<ProbeReport>>,
+    ticked: Arc<AtomicBool>,
+}
+
+impl Ticker {
+    fn send(&self, command: Command) {
+        // Fails only while the thread is ending, when nobody needs an answer any more.
+        let _ = self.commands.send(command);
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: an eventfd and eight valid bytes.
+        unsafe { libc::write(self.wake.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+
+    /// Changes the filter of every probe.
+    pub(crate) fn retarget(&self, target: Resolved) {
+        self.send(Command::Retarget(Box::new(target)));
+    }
+
+    /// Changes the time between ticks.
+    pub(crate) fn set_interval(&self, interval: Duration) {
+        self.send(Command::Interval(interval));
+    }
+
+    /// Ends the thread, which detaches everything.
+    pub(crate) fn stop(&self) {
+        self.send(Command::Stop);
+    }
+}
+
+impl Source for Ticker {
+    fn request_snapshot(&self) -> oneshot::Receiver<Arc<Snapshot>> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Command::Snapshot(sender));
+        receiver
+    }
+
+    fn ready(&self) -> Ready {
+        use sidecar_core::ProbeState::{Active, Degraded, Off};
+        let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reasons: Vec<String> = reports
+            .iter()
+            .filter(|report| !matches!(report.state, Active | Off))
+            .map(|report| format!("probe {} is {}: {}", report.probe, report.state.as_str(), report.reason))
+            .collect();
+        let attached = reports.iter().all(|report| matches!(report.state, Active | Degraded | Off));
+        let ticked = self.ticked.load(Ordering::Acquire);
+        if !ticked {
+            reasons.push("the first tick is not done yet".into());
+        }
+        Ready { ready: attached && ticked, reasons }
+    }
+
+    fn probes(&self) -> Vec<ProbeReport> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Everything the thread needs to begin.
+pub(super) struct Setup {
+    pub(super) running: Vec<Running>,
+    /// Probes that do not run.
+    pub(super) idle: Vec<ProbeReport>,
+    pub(super) own: Own,
+    pub(super) interval: Duration,
+    pub(super) started: SystemTime,
+    /// Keeps the kernel measuring run times, until the moment given.
+    pub(super) stats: Option<(OwnedFd, Option<Duration>)>,
+}
+
+/// Starts the thread.
+pub(super) fn spawn(setup: Setup) -> std::io::Result<(Arc<Ticker>, std::thread::JoinHandle<()>)> {
+    let (commands, inbox) = mpsc::channel();
+    // SAFETY: no pointers involved; the descriptor is ours alone.
+    let wake = unsafe {
+        let fd = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    let reports = setup.running.iter().map(|running| running.report.clone()).chain(setup.idle.iter().cloned());
+    let ticked = Arc::new(AtomicBool::new(false));
+    let ticker = Arc::new(Ticker {
+        commands,
+        wake: wake.try_clone()?,
+        reports: Mutex::new(reports.collect()),
+        ticked: Arc::clone(&ticked),
+    });
+    let state = State { inbox, wake, ticked, last: None, measured: Duration::ZERO, begun: Instant::now(), setup };
+    let thread = std::thread::Builder::new().name("tick".into()).spawn(move || state.run())?;
+    Ok((ticker, thread))
+}
+
+struct State {
+    setup: Setup,
+    inbox: mpsc::Receiver<Command>,
+    wake: OwnedFd,
+    ticked: Arc<AtomicBool>,
+    last: Option<(Instant, Arc<Snapshot>)>,
+    measured: Duration,
+    begun: Instant,
+}
+
+impl State {
+    fn run(mut self) {
+        let mut next = Instant::now();
+        loop {
+            if Instant::now() >= next {
+                self.tick();
+                next = Instant::now() + self.setup.interval;
+            }
+            let readable = self.wait(next);
+            self.drain(&readable);
+            while let Ok(command) = self.inbox.try_recv() {
+                match command {
+                    Command::Snapshot(reply) => {
+                        // Whoever asked may have gone away meanwhile.
+                        let _ = reply.send(self.fresh());
+                    }
+                    Command::Retarget(target) => self.retarget(&target),
+                    Command::Interval(interval) => {
+                        self.setup.interval = interval;
+                        next = next.min(Instant::now() + interval);
+                    }
+                    Command::Stop => return,
+                }
+            }
+        }
+    }
+
+    /// Sleeps until the next tick, a command, or a ring that is half full; returns the rings' descriptors.
+    fn wait(&self, until: Instant) -> Vec<RawFd> {
+        let of_rings = self.setup.running.iter().flat_map(|running| running.object.ring_fds());
+        let poll = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let mut fds: Vec<_> = std::iter::once(self.wake.as_raw_fd()).chain(of_rings).map(poll).collect();
+        let timeout = until.saturating_duration_since(Instant::now());
+        // A millisecond more, so as not to wake up just before the time.
+        let timeout = i32::try_from(timeout.as_millis() + 1).unwrap_or(i32::MAX);
+        // SAFETY: a valid array of the length given.
+        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
+        let mut drained = [0u8; 8];
+        // SAFETY: an eventfd and eight writable bytes; without an event it fails, which is fine.
+        unsafe { libc::read(self.wake.as_raw_fd(), drained.as_mut_ptr().cast(), drained.len()) };
+        fds.iter().skip(1).filter(|fd| fd.revents != 0).map(|fd| fd.fd).collect()
+    }
+
+    fn drain(&mut self, readable: &[RawFd]) {
+        for running in &mut self.setup.running {
+            if !running.rings.is_empty() && running.object.ring_fds().any(|fd| readable.contains(&fd)) {
+                let begun = Instant::now();
+                if let Err(error) = running.collector.drain(&mut running.object) {
+                    running.failures += 1;
+                    tracing::warn!(probe = running.report.probe, "reading its ring buffer failed: {error}");
+                }
+                running.spent += begun.elapsed();
+            }
+        }
+    }
+
+    fn fresh(&mut self) -> Arc<Snapshot> {
+        match &self.last {
+            Some((taken, snapshot)) if taken.elapsed() < FRESH => Arc::clone(snapshot),
+            _ => self.tick(),
+        }
+    }
+
+    fn tick(&mut self) -> Arc<Snapshot> {
+        self.measure();
+        let mut rows = Rows::default();
+        for running in &mut self.setup.running {
+            running.collect(&mut rows, self.setup.interval);
+        }
+        self.setup.own.rows(&self.setup.running, &self.setup.idle, self.measured, &mut rows);
+        let snapshot = Arc::new(rows.finish(SystemTime::now(), self.setup.started));
+        self.last = Some((Instant::now(), Arc::clone(&snapshot)));
+        self.ticked.store(true, Ordering::Release);
+        snapshot
+    }
+
+    /// Keeps count of how long the kernel has measured, and ends it in time.
+    fn measure(&mut self) {
+        if let Some((_, limit)) = &self.setup.stats {
+            self.measured = self.begun.elapsed();
+            if limit.is_some_and(|limit| self.measured >= limit) {
+                self.setup.stats = None;
+            }
+        }
+    }
+
+    fn retarget(&mut self, target: &Resolved) {
+        for running in &mut self.setup.running {
+            let changed = scope::apply(&running.object, target).map_err(sidecar_core::CollectError::from).and_then(
+                |()| running.collector.rescoped(&mut running.object, target.scope.flags != 0),
+            );
+            if let Err(error) = changed {
+                tracing::error!(probe = running.report.probe, "the new filter could not be set: {error}");
+            }
+        }
+    }
+}
+
+impl Running {
+    fn collect(&mut self, rows: &mut Rows, interval: Duration) {
+        if self.pause > 0 {
+            self.pause -= 1;
+            return;
+        }
+        let begun = Instant::now();
+        let result = self.collector.collect(&mut self.object, rows);
+        let took = begun.elapsed();
+        self.spent += took;
+        self.collects += 1;
+        match result {
+            Ok(()) if took > interval / SHARE => {
+                tracing::warn!(probe = self.report.probe, ?took, "reading it takes long for this interval");
+            }
+            Ok(()) => self.last_pause = 0,
+            Err(error) => {
+                self.failures += 1;
+                self.last_pause = (self.last_pause * 2).clamp(1, MAX_PAUSE);
+                self.pause = self.last_pause;
+                tracing::error!(probe = self.report.probe, pause_ticks = self.pause, "reading it failed: {error}");
+            }
+        }
+    }
+}
