@@ -1,9 +1,11 @@
 //! Writes the reference pages from what the agent declares, so that documentation cannot drift from the code.
 //!
-//! The agent's hidden command `codegen PAGE` prints a page. Whole pages go to `docs/`; parts of other files stand between
-//! `<!-- generated: PAGE -->` and `<!-- /generated -->`, where PAGE may have arguments (`metrics connection`).
+//! The agent's hidden command `codegen PAGE` prints a page. Whole pages go to `docs/`; in other files, what stands
+//! between `<!-- generated: PAGE -->` and `<!-- /generated -->` is the page, and with `PAGE HEADING` the part of it below
+//! that second-level heading (`metrics connection`).
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -19,8 +21,6 @@ use crate::{
 /// Pages that are generated as a whole: the agent's name for it, and the file.
 const PAGES: [(&str, &str); 3] =
     [("metrics", "docs/metrics.md"), ("config", "docs/configuration.md"), ("probes", "docs/probes.md")];
-const HEADER: &str =
-    "<!-- Written by `cargo xtask codegen`. Change the declarations in the code and run it again. -->\n\n";
 const BEGIN: &str = "<!-- generated: ";
 const END: &str = "<!-- /generated -->";
 
@@ -55,14 +55,20 @@ pub(crate) fn codegen(options: Options) -> Result<()> {
 
 /// Files whose generated text differs from what the agent says, with what they should contain.
 fn outdated(agent: &Path) -> Result<Vec<(PathBuf, String)>> {
-    let generate = |page: &str| -> Result<String> {
-        let text = output(Command::new(agent).arg("codegen").args(page.split_whitespace()))?;
-        Ok(text.trim_end().to_owned() + "\n")
-    };
+    let mut pages = BTreeMap::new();
     let mut wanted = Vec::new();
     for (page, file) in PAGES {
-        wanted.push((root().join(file), format!("{HEADER}{}", generate(page)?)));
+        let text = output(Command::new(agent).args(["codegen", page]))?.trim_end().to_owned() + "\n";
+        wanted.push((root().join(file), text.clone()));
+        pages.insert(page, text);
     }
+    let generate = |section: &str| -> Result<String> {
+        let (page, heading) =
+            section.split_once(' ').map_or((section, None), |(page, rest)| (page, Some(rest)));
+        let text = pages.get(page).with_context(|| format!("there is no page `{page}`"))?;
+        let Some(heading) = heading else { return Ok(text.clone()) };
+        part(text, heading).with_context(|| format!("the page `{page}` has no heading `## {heading}`"))
+    };
     for path in with_sections()? {
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let replaced =
@@ -71,6 +77,16 @@ fn outdated(agent: &Path) -> Result<Vec<(PathBuf, String)>> {
     }
     wanted.retain(|(path, text)| fs::read_to_string(path).ok().as_deref() != Some(text));
     Ok(wanted)
+}
+
+/// What a page says below a second-level heading, up to the next one.
+fn part(page: &str, heading: &str) -> Option<String> {
+    let is_heading =
+        |line: &&str| line.strip_prefix("## ").is_some_and(|title| title.replace('`', "") == heading);
+    let mut lines = page.lines().skip_while(|line| !is_heading(line));
+    lines.next()?;
+    let below: Vec<&str> = lines.take_while(|line| !line.starts_with("## ")).collect();
+    Some(below.join("\n").trim().to_owned() + "\n")
 }
 
 /// The README and those of the probes, if they have a generated section.
@@ -141,6 +157,14 @@ mod tests {
     fn replacing_twice_changes_nothing_more() {
         let once = replace("<!-- generated: x -->\n<!-- /generated -->\n").unwrap();
         assert_eq!(replace(&once).unwrap(), once);
+    }
+
+    #[test]
+    fn a_part_of_a_page_ends_at_the_next_heading_of_its_level() {
+        let page = "# Metrics\n\n## `exec`\n\ntext\n\n### more\n\n## dns\n\nother\n";
+        assert_eq!(part(page, "exec").unwrap(), "text\n\n### more\n");
+        assert_eq!(part(page, "dns").unwrap(), "other\n");
+        assert_eq!(part(page, "open"), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod build;
 mod codegen;
 mod executables;
 mod lint;
+mod new_probe;
 mod results;
 mod run;
 mod setup;
@@ -47,6 +48,11 @@ enum Task {
     Test(test::Options),
     /// Check format and lints of both sides
     Lint,
+    /// Begin a new probe
+    NewProbe {
+        /// Its name: folder, configuration key and part of its metrics
+        name: String,
+    },
     /// Write the documentation that comes from the code
     Codegen(codegen::Options),
     /// Check the repository's own rules
@@ -80,6 +86,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Test(options) => test::test(&options),
         Task::Lint => lint::lint(),
         Task::Codegen(options) => codegen::codegen(options),
+        Task::NewProbe { name } => new_probe::new_probe(&name),
         Task::Tidy => tidy::tidy(),
         Task::Vm(options) => vm(&options),
     }

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+//! Counts starts of programs, per CPU, so that nothing is shared between processors.
+#![no_std]
+#![no_main]
+
+mod shared;
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, map, raw_tracepoint},
+    maps::PerCpuArray,
+    programs::{BtfTracePointContext, RawTracePointContext},
+};
+use sidecar_ebpf::{current, scope};
+
+#[map]
+static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(shared::SLOTS, 0);
+
+/// Kernel: `TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`, all versions.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn exec_tp_btf(_: BtfTracePointContext) -> i32 {
+    count();
+    0
+}
+
+/// The same hook where typed tracepoints are refused.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn exec_raw_tp(_: RawTracePointContext) -> i32 {
+    count();
+    0
+}
+
+#[inline(always)]
+fn count() {
+    // The user's filter comes first: what it hides must cost next to nothing.
+    if let Some(filter) = scope::active()
+        && !scope::passes_task(filter, current::task(), &current::owner())
+    {
+        return;
+    }
+    if let Some(slot) = COUNTS.get_ptr_mut(shared::EVENTS) {
+        // SAFETY: a slot of this CPU; the hook does not interrupt itself.
+        unsafe { *slot += 1 }
+    }
+}
