@@ -1,7 +1,7 @@
 //! What a client cannot do: hold memory, block others, or keep the agent from stopping.
 
 use std::{
-    io::{BufRead, Write},
+    io::{BufRead, Read, Write},
     sync::{Barrier, atomic::Ordering::SeqCst},
     time::{Duration, Instant},
 };
@@ -108,6 +108,25 @@ fn clients_that_do_not_read_hold_few_pages_and_not_for_long() {
     std::thread::sleep(Duration::from_millis(3300));
     assert_eq!(server.get("/metrics").status, 200, "the others have been cut off");
     drop(clients);
+    server.stop();
+}
+
+#[test]
+fn taking_a_little_now_and_then_buys_no_more_time() {
+    let server = start_with(huge(), "127.0.0.1:0", |limits| limits.answer = Duration::from_millis(800));
+    let mut client = server.connect();
+    client.send(GET_METRICS);
+    assert_eq!(client.head().status, 200);
+    let start = Instant::now();
+    let mut taken = 0;
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(read @ 1..) = client.0.read(&mut buffer) {
+        taken += read;
+        if start.elapsed() < Duration::from_secs(2) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    assert!(taken < 24 << 20, "all {taken} bytes were sent");
     server.stop();
 }
 
