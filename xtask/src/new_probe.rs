@@ -44,7 +44,7 @@ pub(crate) fn new_probe(name: &str) -> Result<()> {
     write(&root.join(KERNEL_LIST), &kernel)?;
     run(Command::new("rustfmt").args(["--edition", "2024"]).arg(root.join(HOST_LIST)))?;
     println!("It counts starts of programs until you change it. Next:");
-    println!("  cargo xtask run -- --probes-{}-enabled     see its number", name.replace('_', "-"));
+    println!("  cargo xtask run -- --probe {name}     see its number");
     println!("  cargo xtask vm --filter {name}     try it on other kernels");
     println!("  cargo xtask codegen && cargo xtask tidy     before you commit");
     Ok(())
