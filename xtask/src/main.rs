@@ -49,10 +49,7 @@ enum Task {
     /// Check format and lints of both sides
     Lint,
     /// Begin a new probe
-    NewProbe {
-        /// Its name: folder, configuration key and part of its metrics
-        name: String,
-    },
+    NewProbe(new_probe::Options),
     /// Write the documentation that comes from the code
     Codegen(codegen::Options),
     /// Check the repository's own rules
@@ -86,7 +83,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Test(options) => test::test(&options),
         Task::Lint => lint::lint(),
         Task::Codegen(options) => codegen::codegen(options),
-        Task::NewProbe { name } => new_probe::new_probe(&name),
+        Task::NewProbe(options) => new_probe::new_probe(&options),
         Task::Tidy => tidy::tidy(),
         Task::Vm(options) => vm(&options),
     }

@@ -5,7 +5,10 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::shell::{relative, root, run, step};
+use crate::{
+    build::target_directory,
+    shell::{cargo, output, relative, repository_files, root, run, step},
+};
 
 const HOST_LIST: &str = "probes/lib.rs";
 const KERNEL_LIST: &str = "crates/sidecar-ebpf/Cargo.toml";
@@ -23,10 +26,32 @@ const TEMPLATES: [(&str, &str); 7] = [
     ("README.md", include_str!("../templates/probe/README.md")),
 ];
 
-/// Writes the probe `name`.
-pub(crate) fn new_probe(name: &str) -> Result<()> {
+/// Which probe.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    /// Its name: folder, configuration key and part of its metrics
+    #[arg(required_unless_present = "check")]
+    name: Option<String>,
+    /// Only try, on a copy of the repository, whether a new probe would compile and pass its tests
+    #[arg(long, conflicts_with = "name")]
+    check: bool,
+}
+
+/// Writes a probe into the repository, or proves on a copy that the templates still work.
+pub(crate) fn new_probe(options: &Options) -> Result<()> {
+    let Some(name) = &options.name else { return check() };
+    step(&format!("writing the probe {name}"));
+    add(&root(), name)?;
+    println!("It counts starts of programs until you change it. Next:");
+    println!("  cargo xtask run -- --probe {name}          see its number");
+    println!("  cargo xtask vm --filter {name}             try it on other kernels");
+    println!("  cargo xtask codegen && cargo xtask tidy    before you commit");
+    Ok(())
+}
+
+/// Adds the probe `name` to the repository at `root`.
+fn add(root: &Path, name: &str) -> Result<()> {
     check_name(name)?;
-    let root = root();
     let folder = root.join("probes").join(name);
     if folder.exists() {
         bail!("probes/{name} exists already");
@@ -34,19 +59,54 @@ pub(crate) fn new_probe(name: &str) -> Result<()> {
     // Both lists first in memory: nothing is written if one of them is not as expected.
     let host = add_to_host_list(&read(&root.join(HOST_LIST))?, name)?;
     let kernel = add_to_kernel_list(&read(&root.join(KERNEL_LIST))?, name)?;
-
-    step(&format!("writing the probe {name}"));
     fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     for (file, template) in TEMPLATES {
         write(&folder.join(file), &template.replace("@NAME@", name))?;
     }
     write(&root.join(HOST_LIST), &host)?;
     write(&root.join(KERNEL_LIST), &kernel)?;
-    run(Command::new("rustfmt").args(["--edition", "2024"]).arg(root.join(HOST_LIST)))?;
-    println!("It counts starts of programs until you change it. Next:");
-    println!("  cargo xtask run -- --probe {name}     see its number");
-    println!("  cargo xtask vm --filter {name}     try it on other kernels");
-    println!("  cargo xtask codegen && cargo xtask tidy     before you commit");
+    run(Command::new("rustfmt").args(["--edition", "2024"]).arg(root.join(HOST_LIST)))
+}
+
+/// Lints and tests a probe fresh from the templates.
+fn check() -> Result<()> {
+    const NAME: &str = "fresh_probe";
+    step("trying a new probe on a copy of the repository");
+    let work = target_directory()?.join("new-probe");
+    let copy = work.join("copy");
+    if copy.exists() {
+        fs::remove_dir_all(&copy)?;
+    }
+    for path in repository_files()? {
+        let (from, to) = (root().join(&path), copy.join(&path));
+        if let Some(folder) = to.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        // Listed but deleted and not yet committed.
+        if from.is_file() {
+            fs::copy(&from, &to).with_context(|| format!("cannot copy {path}"))?;
+        }
+    }
+    add(&copy, NAME)?;
+    let in_copy = |arguments: &[&str]| {
+        let mut cargo = cargo();
+        cargo.current_dir(&copy).env("CARGO_TARGET_DIR", work.join("target")).args(arguments);
+        cargo
+    };
+    run(&mut in_copy(&[
+        "clippy",
+        "--quiet",
+        "--package",
+        "sidecar-probes",
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ]))?;
+    let tests = output(&mut in_copy(&["test", "--quiet", "--package", "sidecar-probes", "--lib", NAME]))?;
+    anyhow::ensure!(tests.contains("1 passed; 0 failed"), "the new probe's test did not run:\n{tests}");
+    println!("  a new probe compiles, has no lints and passes its test");
+    fs::remove_dir_all(&copy)?;
     Ok(())
 }
 

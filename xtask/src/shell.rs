@@ -2,6 +2,7 @@
 //! command that failed.
 
 use std::{
+    collections::BTreeSet,
     env,
     ffi::OsStr,
     path::{Path, PathBuf},
@@ -51,6 +52,15 @@ pub(crate) fn cargo() -> Command {
 /// The repository.
 pub(crate) fn root() -> PathBuf {
     sidecar_build::repository_root()
+}
+
+/// Every file that is, or is about to be, part of the repository, in order; some may have been deleted just now.
+pub(crate) fn repository_files() -> Result<Vec<String>> {
+    let mut git = Command::new("git");
+    git.current_dir(root()).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+    let listed = output(&mut git)?;
+    let paths: BTreeSet<&str> = listed.split('\0').filter(|path| !path.is_empty()).collect();
+    Ok(paths.into_iter().map(str::to_owned).collect())
 }
 
 /// Where a program is, in `PATH` and where administrators' programs are kept.

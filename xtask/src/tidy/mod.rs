@@ -5,11 +5,11 @@ mod lists;
 mod probes;
 mod text;
 
-use std::{fs, process::Command};
+use std::fs;
 
 use anyhow::{Result, bail};
 
-use crate::shell::{output, root, step};
+use crate::shell::{repository_files, root, step};
 
 /// A file of the repository.
 #[derive(Debug)]
@@ -69,20 +69,14 @@ pub(crate) fn tidy() -> Result<()> {
     Ok(())
 }
 
-/// Every text file that is, or is about to be, part of the repository.
+/// Every text file of the repository.
 fn files() -> Result<Vec<File>> {
-    let mut git = Command::new("git");
-    git.current_dir(root()).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
-    let listed = output(&mut git)?;
-    let mut paths: Vec<&str> = listed.split('\0').filter(|path| !path.is_empty()).collect();
-    paths.sort_unstable();
-    paths.dedup();
     let mut files = Vec::new();
-    for path in paths {
+    for path in repository_files()? {
         // Deleted but not yet committed, or not text: nothing to check.
-        let Ok(bytes) = fs::read(root().join(path)) else { continue };
+        let Ok(bytes) = fs::read(root().join(&path)) else { continue };
         if let Ok(text) = String::from_utf8(bytes) {
-            files.push(File { path: path.to_owned(), text });
+            files.push(File { path, text });
         }
     }
     Ok(files)
