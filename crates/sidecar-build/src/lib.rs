@@ -52,6 +52,14 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// An object is not what the linker should have written.
+    #[error("{path} is no object that could be made smaller: {source}")]
+    Elf {
+        /// The object.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: object::build::Error,
+    },
     /// cargo printed something that is not what its documentation says.
     #[error("cargo's messages could not be understood: {0}")]
     Messages(#[from] serde_json::Error),

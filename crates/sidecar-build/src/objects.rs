@@ -44,7 +44,10 @@ fn try_embed_objects() -> Result<(), Error> {
         for built in compile(&toolchain, &root, &target_directory(&out), &arch)? {
             inputs.extend(sources(&built.path)?);
             let path = out.join(format!("{}.o", built.name));
-            fs::copy(&built.path, &path).context(|| format!("cannot write {}", path.display()))?;
+            let whole = fs::read(&built.path).context(|| format!("cannot read {}", built.path.display()))?;
+            let small = without_debug_information(&whole)
+                .map_err(|error| Error::Elf { path: built.path.clone(), source: error })?;
+            fs::write(&path, small).context(|| format!("cannot write {}", path.display()))?;
             objects.push(Object { name: built.name, path });
         }
         let kernel_side = root.join("crates/sidecar-ebpf");
@@ -99,6 +102,25 @@ fn parse_artifacts(messages: &str) -> Result<Vec<Object>, Error> {
     }
     objects.sort();
     Ok(objects)
+}
+
+/// The object without DWARF, which is nine tenths of it and which neither the loader nor the kernel reads: type and line
+/// information for the verifier is in the BTF sections, and stays.
+fn without_debug_information(elf: &[u8]) -> Result<Vec<u8>, object::build::Error> {
+    let mut builder = object::build::elf::Builder::read(elf)?;
+    for section in &mut builder.sections {
+        let name = section.name.as_slice();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    builder.delete_orphans();
+    // LLVM keeps the names of sections and symbols in one table, the writer keeps two.
+    let names = builder.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = object::elf::SHT_STRTAB;
+    names.data = object::build::elf::SectionData::SectionString;
+    let mut small = Vec::new();
+    builder.write(&mut small)?;
+    Ok(small)
 }
 
 /// The files an object was made of, from the rule file cargo leaves beside it.
