@@ -68,9 +68,10 @@ fn try_embed_objects() -> Result<(), Error> {
     Ok(())
 }
 
-/// Shared by all profiles and packages, because the objects are the same for each.
+/// Shared by all profiles and targets, because the objects are the same for each. Only the top of cargo's own directory
+/// has this file.
 fn target_directory(out: &Path) -> PathBuf {
-    let target = out.ancestors().find(|directory| directory.join("CACHEDIR.TAG").exists());
+    let target = out.ancestors().find(|directory| directory.join(".rustc_info.json").exists());
     target.unwrap_or(out).join("bpf")
 }
 
