@@ -1,7 +1,8 @@
 //! How a connection ended, from the state it was in and the error the kernel left on the socket.
 //!
-//! Kernel: `tcp_reset()` sets ECONNRESET, in CLOSE_WAIT EPIPE and in SYN_SENT ECONNREFUSED; `tcp_write_err()` sets
-//! ETIMEDOUT or what ICMP said; both before the state changes. close() with unread data and `SO_LINGER` 0 leave no error.
+//! Kernel: `tcp_reset()` sets ECONNRESET, in `CLOSE_WAIT` EPIPE and in `SYN_SENT`
+//! ECONNREFUSED; `tcp_write_err()` sets
+//! ETIMEDOUT or what ICMP said; both before the state changes. `close()` with unread data and `SO_LINGER` 0 leave no error.
 
 use super::shared::state;
 

@@ -10,7 +10,7 @@ mod shared;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    Global,
+    EbpfContext, Global,
     bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     cty::c_void,
     helpers::{bpf_ktime_get_ns, generated::bpf_seq_write},
@@ -71,13 +71,22 @@ pub fn state_raw_tp(ctx: RawTracePointContext) -> i32 {
 /// Kernel: `struct sock *inet_csk_accept(sk, flags, err, kern)` up to 6.9, `(sk, arg)` since.
 #[fexit(function = "inet_csk_accept")]
 pub fn accept_fexit(ctx: FExitContext) -> i32 {
-    let sk: *const u8 = match CONSTANTS.load().accept_parameters {
-        4 => ctx.arg(4),
-        2 => ctx.arg(2),
+    let context = ctx.as_ptr().cast::<u64>();
+    let sk = match CONSTANTS.load().accept_parameters {
+        4 => returned_after::<4>(context),
+        2 => returned_after::<2>(context),
         _ => return 0,
     };
-    on_accept(sk as u64);
+    on_accept(sk);
     0
+}
+
+/// What the traced function returned, which lies behind its arguments. Never inlined: merged into one load at one of two
+/// addresses it would no longer be a context access to the verifier.
+#[inline(never)]
+fn returned_after<const PARAMETERS: usize>(context: *const u64) -> u64 {
+    // SAFETY: the context of a function with that many parameters.
+    unsafe { core::ptr::read_volatile(context.add(PARAMETERS)) }
 }
 
 /// The same hook where trampolines are refused.
@@ -111,7 +120,7 @@ fn on_connect<M: Mem>(sk: *const u8) {
     if let Some(scope) = scope::active() {
         // SAFETY: offsets of `struct sock`.
         let dport = u16::from_be(unsafe { M::read::<u16>(sk, field!(FIELDS.dport)) });
-        if !scope::passes_port(scope, dport) || !scope::passes_task(scope, current::task(), &owner) {
+        if !scope::passes_port(scope, dport) || !scope::passes_task(current::task(), &owner) {
             return;
         }
     }
@@ -176,7 +185,7 @@ fn on_listen<M: Mem>(sk: *const u8) {
     let owner = current::owner();
     let port = local_port::<M>(sk);
     if let Some(scope) = scope::active()
-        && !(scope::passes_port(scope, port) && scope::passes_task(scope, current::task(), &owner))
+        && !(scope::passes_port(scope, port) && scope::passes_task(current::task(), &owner))
     {
         return;
     }
@@ -268,7 +277,7 @@ fn on_accept(sk: u64) {
         return;
     }
     let owner = current::owner();
-    let passes = scope::active().is_none_or(|scope| scope::passes_task(scope, current::task(), &owner));
+    let passes = scope::active().is_none() || scope::passes_task(current::task(), &owner);
     match (SOCKETS.get_ptr_mut(sk), passes) {
         (Some(conn), true) => {
             // SAFETY: a live map value; the socket is ours alone until accept() returns.
@@ -623,7 +632,7 @@ fn found(sk: *const u8, task: *const u8) {
         return;
     }
     let owner = current::owner_of(task);
-    if scope::active().is_some_and(|scope| !scope::passes_task(scope, task, &owner)) {
+    if scope::active().is_some() && !scope::passes_task(task, &owner) {
         return;
     }
     match (control.scan, now) {

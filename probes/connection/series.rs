@@ -15,36 +15,34 @@ use super::{
 /// Ticks a label set must have been idle before it makes room for another.
 const IDLE_SECONDS: u64 = 3600;
 
-/// Which labels the user wants.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Wanted {
-    src_ip: bool,
-    dst_ip: bool,
-    dst_port: bool,
-    role: bool,
-    comm: bool,
-    pid: bool,
-    cgroup: bool,
-}
+/// Every label there can be, in the order they are shown.
+const NAMES: [&str; 7] = ["src_ip", "dst_ip", "dst_port", "role", "comm", "pid", "cgroup"];
+const SRC_IP: Wanted = Wanted(1);
+const DST_IP: Wanted = Wanted(1 << 1);
+const DST_PORT: Wanted = Wanted(1 << 2);
+const ROLE: Wanted = Wanted(1 << 3);
+const COMM: Wanted = Wanted(1 << 4);
+const PID: Wanted = Wanted(1 << 5);
+const CGROUP: Wanted = Wanted(1 << 6);
+
+/// Which labels the user wants: a bit for each of `NAMES`.
+#[derive(Debug, Clone, Copy)]
+struct Wanted(u8);
 
 impl Wanted {
     fn of(labels: &[String]) -> Self {
-        let has = |name: &str| labels.iter().any(|label| label == name);
-        Self {
-            src_ip: has("src_ip"),
-            dst_ip: has("dst_ip"),
-            dst_port: has("dst_port"),
-            role: has("role"),
-            comm: has("comm"),
-            pid: has("pid"),
-            cgroup: has("cgroup"),
-        }
+        let wanted = NAMES.iter().enumerate().filter(|(_, name)| labels.iter().any(|label| label == *name));
+        Self(wanted.fold(0, |bits, (at, _)| bits | 1 << at))
+    }
+
+    fn has(self, label: Self) -> bool {
+        self.0 & label.0 != 0
     }
 }
 
 /// A label set as numbers; what the user does not want is zero, so that it does not tell series apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Key {
+struct Key {
     src: u128,
     dst: u128,
     cgroup: u64,
@@ -203,7 +201,10 @@ const OTHER_LISTENERS: u32 = 1;
 impl Table {
     pub(super) fn new(start: &Start) -> Self {
         let wanted = Wanted::of(&start.labels);
-        let other = |listener| Series { labels: other(wanted, listener), listener, ..Series::default() };
+        let other = |listener| {
+            let labels = Labels::new(names(wanted, listener).map(|name| (name, "other")));
+            Series { labels, listener, ..Series::default() }
+        };
         Self {
             start: start.clone(),
             wanted,
@@ -278,45 +279,23 @@ impl Table {
     }
 
     fn labels(&self, key: &Key) -> Labels {
-        let wanted = self.wanted;
-        let mut pairs = Vec::new();
-        if wanted.src_ip && !key.listener {
-            pairs.push(("src_ip", address(key.src).to_string()));
-        }
-        if wanted.dst_ip {
-            pairs.push(("dst_ip", address(key.dst).to_string()));
-        }
-        if wanted.dst_port {
-            pairs.push(("dst_port", key.port.to_string()));
-        }
-        if wanted.role {
-            pairs.push(("role", if key.client { "client" } else { "server" }.to_owned()));
-        }
-        if wanted.comm {
-            pairs.push(("comm", comm_str(&key.comm).to_owned()));
-        }
-        if wanted.pid {
-            pairs.push(("pid", key.pid.to_string()));
-        }
-        if wanted.cgroup {
-            pairs.push(("cgroup", self.start.names.cgroup(key.cgroup)));
-        }
-        Labels::new(pairs)
+        let value = |name| match name {
+            "src_ip" => address(key.src).to_string(),
+            "dst_ip" => address(key.dst).to_string(),
+            "dst_port" => key.port.to_string(),
+            "role" => if key.client { "client" } else { "server" }.to_owned(),
+            "comm" => comm_str(&key.comm).to_owned(),
+            "pid" => key.pid.to_string(),
+            _ => self.start.names.cgroup(key.cgroup),
+        };
+        Labels::new(names(self.wanted, key.listener).map(|name| (name, value(name))))
     }
 }
 
-/// The label set of the row for everything beyond the limit.
-fn other(wanted: Wanted, listener: bool) -> Labels {
-    let names = [
-        ("src_ip", wanted.src_ip && !listener),
-        ("dst_ip", wanted.dst_ip),
-        ("dst_port", wanted.dst_port),
-        ("role", wanted.role),
-        ("comm", wanted.comm),
-        ("pid", wanted.pid),
-        ("cgroup", wanted.cgroup),
-    ];
-    Labels::new(names.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| (name, "other")))
+/// The names of the wanted labels. A listening socket has no other side.
+fn names(wanted: Wanted, listener: bool) -> impl Iterator<Item = &'static str> {
+    let of = move |(at, name)| (wanted.0 >> at & 1 != 0 && !(listener && at == 0)).then_some(name);
+    NAMES.into_iter().enumerate().filter_map(of)
 }
 
 fn key(wanted: Wanted, record: &Record, listener: bool) -> Key {
@@ -325,13 +304,13 @@ fn key(wanted: Wanted, record: &Record, listener: bool) -> Key {
     let (src, dst, port) = if client { (local, remote, record.dport) } else { (remote, local, record.sport) };
     let owner = &record.conn.owner;
     Key {
-        src: if wanted.src_ip && !listener { src } else { 0 },
-        dst: if wanted.dst_ip { dst } else { 0 },
-        port: if wanted.dst_port { port } else { 0 },
-        client: wanted.role && client,
-        comm: if wanted.comm { owner.comm } else { [0; 16] },
-        pid: if wanted.pid { owner.pid } else { 0 },
-        cgroup: if wanted.cgroup { owner.cgroup } else { 0 },
+        src: if wanted.has(SRC_IP) && !listener { src } else { 0 },
+        dst: if wanted.has(DST_IP) { dst } else { 0 },
+        port: if wanted.has(DST_PORT) { port } else { 0 },
+        client: wanted.has(ROLE) && client,
+        comm: if wanted.has(COMM) { owner.comm } else { [0; 16] },
+        pid: if wanted.has(PID) { owner.pid } else { 0 },
+        cgroup: if wanted.has(CGROUP) { owner.cgroup } else { 0 },
         listener,
     }
 }

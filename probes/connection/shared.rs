@@ -105,6 +105,7 @@ pub struct Counters {
 
 impl Counters {
     /// What was added since `base`. The 32-bit counters wrap with the kernel's.
+    #[must_use]
     pub fn since(&self, base: &Self) -> Self {
         Self {
             sent: self.sent.saturating_sub(base.sent),
@@ -157,7 +158,7 @@ pub struct ListenKey {
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Listener {
-    /// The process that called listen().
+    /// The process that called `listen()`.
     pub owner: Owner,
     /// Sockets listening there (`SO_REUSEPORT`, several addresses).
     pub sockets: u64,

@@ -14,7 +14,7 @@ pub const fn index(value: u64) -> u32 {
     if value < (1 << GRAIN) {
         return value as u32;
     }
-    let exponent = 63 - value.leading_zeros();
+    let exponent = value.ilog2();
     let part = (value >> (exponent - GRAIN)) as u32 & ((1 << GRAIN) - 1);
     ((exponent - GRAIN + 1) << GRAIN) | part
 }

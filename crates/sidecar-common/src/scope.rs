@@ -38,6 +38,16 @@ pub struct ScopeCgroup {
     pub reserved: u32,
 }
 
+/// A zero-padded command name as two machine words, so that the kernel side compares it in two steps.
+pub type CommWords = [u64; 2];
+
+/// The words of a zero-padded name.
+#[inline(always)]
+pub fn comm_words(comm: &[u8; COMM_LEN]) -> CommWords {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *comm;
+    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
+}
+
 /// The filter. Kinds are joined by AND, entries of one kind by OR; a kind without its flag passes everything.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +63,7 @@ pub struct Scope {
     /// The cgroups.
     pub cgroups: [ScopeCgroup; MAX_CGROUPS],
     /// The command names, zero-padded.
-    pub comms: [[u8; COMM_LEN]; MAX_COMMS],
+    pub comms: [CommWords; MAX_COMMS],
 }
 
 impl Scope {
@@ -64,6 +74,6 @@ impl Scope {
         comm_count: 0,
         version: 0,
         cgroups: [ScopeCgroup { id: 0, level: 0, reserved: 0 }; MAX_CGROUPS],
-        comms: [[0; COMM_LEN]; MAX_COMMS],
+        comms: [[0; 2]; MAX_COMMS],
     };
 }

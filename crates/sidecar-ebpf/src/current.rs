@@ -3,8 +3,8 @@
 //! do not become labels) and its cgroup.
 
 use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_probe_read_kernel,
-    generated::{bpf_get_current_cgroup_id, bpf_get_current_task},
+    bpf_get_current_comm, bpf_get_current_pid_tgid,
+    generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_probe_read_kernel_str},
 };
 use sidecar_common::{
     owner::{COMM_LEN, Owner},
@@ -26,24 +26,35 @@ pub fn task() -> *const u8 {
     unsafe { bpf_get_current_task() as *const u8 }
 }
 
+/// The running process, written to `to`. A function of its own: see [`crate::scope::passes_task`].
+#[inline(never)]
+pub fn describe(to: &mut Owner) {
+    let id = bpf_get_current_pid_tgid();
+    to.pid = (id >> 32) as u32;
+    to.reserved = 0;
+    // SAFETY: no arguments, always succeeds.
+    to.cgroup = unsafe { bpf_get_current_cgroup_id() };
+    if id as u32 == to.pid {
+        to.comm = bpf_get_current_comm().unwrap_or([0; COMM_LEN]);
+    } else {
+        leader_comm(task(), &mut to.comm);
+    }
+}
+
 /// The running process.
 #[inline(always)]
 pub fn owner() -> Owner {
-    let id = bpf_get_current_pid_tgid();
-    let comm = if id as u32 == (id >> 32) as u32 {
-        bpf_get_current_comm().unwrap_or([0; COMM_LEN])
-    } else {
-        leader_comm(task())
-    };
-    // SAFETY: no arguments, always succeeds.
-    let cgroup = unsafe { bpf_get_current_cgroup_id() };
-    Owner { cgroup, comm, pid: (id >> 32) as u32, reserved: 0 }
+    let mut owner = Owner::UNKNOWN;
+    describe(&mut owner);
+    owner
 }
 
 /// The process `task` belongs to.
 #[inline(always)]
 pub fn owner_of(task: *const u8) -> Owner {
-    Owner { cgroup: cgroup_id(cgroup(task)), comm: leader_comm(task), pid: tgid(task), reserved: 0 }
+    let mut owner = Owner { cgroup: cgroup_id(cgroup(task)), pid: tgid(task), ..Owner::UNKNOWN };
+    leader_comm(task, &mut owner.comm);
+    owner
 }
 
 /// Process id in the initial pid namespace.
@@ -74,11 +85,13 @@ pub fn start_boottime(task: *const u8) -> u64 {
     unsafe { Checked::read::<u64>(leader(task), field!(TASK_FIELDS.start_boottime)) }
 }
 
+/// Copies up to the terminating zero: what is behind it may be left over from a longer name.
 #[inline(always)]
-fn leader_comm(task: *const u8) -> [u8; COMM_LEN] {
+fn leader_comm(task: *const u8, to: &mut [u8; COMM_LEN]) {
     let comm = leader(task).wrapping_add(field!(TASK_FIELDS.comm) as usize);
-    // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel(comm.cast::<[u8; COMM_LEN]>()) }.unwrap_or([0; COMM_LEN])
+    *to = [0; COMM_LEN];
+    // SAFETY: the helper checks the address and writes at most the length given.
+    unsafe { bpf_probe_read_kernel_str(to.as_mut_ptr().cast(), COMM_LEN as u32, comm.cast()) };
 }
 
 /// `struct cgroup *` of the task in the v2 hierarchy.

@@ -4,7 +4,7 @@
 
 use aya_ebpf::{
     cty::c_void,
-    helpers::{bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock},
+    helpers::generated::{bpf_probe_read_kernel, bpf_skc_to_tcp_sock},
 };
 
 /// The value the loader wrote over a placeholder. Volatile, because the compiler only knows the placeholder; the map
@@ -50,8 +50,18 @@ pub struct Checked;
 impl Mem for Checked {
     #[inline(always)]
     unsafe fn read<T: Copy + Default>(base: *const u8, offset: u32) -> T {
-        // SAFETY: the helper checks the address itself.
-        unsafe { bpf_probe_read_kernel(base.wrapping_add(offset as usize).cast::<T>()) }.unwrap_or_default()
+        let mut value = T::default();
+        // Its answer is not looked at: on failure it clears the value, and a branch here would double the states the
+        // verifier has to follow with every read.
+        // SAFETY: the helper checks the address itself and writes as many bytes as `T` has.
+        unsafe {
+            bpf_probe_read_kernel(
+                (&raw mut value).cast(),
+                size_of::<T>() as u32,
+                base.wrapping_add(offset as usize).cast(),
+            );
+        }
+        value
     }
 
     #[inline(always)]

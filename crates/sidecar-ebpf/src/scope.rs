@@ -6,10 +6,10 @@ use aya_ebpf::{
     maps::{Array, HashMap},
 };
 use sidecar_common::{
-    owner::{COMM_LEN, Owner},
+    owner::Owner,
     scope::{
-        BY_CGROUP, BY_CHILDREN, BY_COMM, BY_PID, BY_PORT, MAX_ANCESTORS, MAX_CGROUPS, MAX_COMMS, MAX_LISTED, Scope,
-        TICK_NANOS,
+        BY_CGROUP, BY_CHILDREN, BY_COMM, BY_PID, BY_PORT, MAX_ANCESTORS, MAX_LISTED, Scope, TICK_NANOS,
+        comm_words,
     },
 };
 
@@ -35,10 +35,12 @@ pub fn needs_owner(scope: &Scope) -> bool {
     scope.flags & (BY_PID | BY_CGROUP | BY_COMM) != 0
 }
 
-/// Whether the process `task` belongs to passes.
-#[inline(always)]
-pub fn passes_task(scope: &Scope, task: *const u8, owner: &Owner) -> bool {
-    passes_comm(scope, owner) && passes_cgroup(scope, task) && passes_pid(scope, task, owner)
+/// Whether the process `task` belongs to passes. A function of its own, because the verifier of older kernels is slow
+/// with what is inlined in many places, and because it runs only where there is a filter.
+#[inline(never)]
+pub fn passes_task(task: *const u8, owner: &Owner) -> bool {
+    let Some(scope) = active() else { return true };
+    passes_comm(scope, owner) && passes_cgroup(scope, task) && passes_pid(scope, task, owner.pid)
 }
 
 /// Whether a service port passes.
@@ -53,28 +55,14 @@ fn passes_comm(scope: &Scope, owner: &Owner) -> bool {
     if scope.flags & BY_COMM == 0 {
         return true;
     }
-    for i in 0..MAX_COMMS {
-        if i as u32 >= scope.comm_count {
-            return false;
-        }
-        if same(&scope.comms[i], &owner.comm) {
+    let [first, second] = comm_words(&owner.comm);
+    for wanted in &scope.comms {
+        // Unused entries are empty, as no process's name is.
+        if wanted[0] == first && wanted[1] == second {
             return true;
         }
     }
     false
-}
-
-#[inline(always)]
-fn same(a: &[u8; COMM_LEN], b: &[u8; COMM_LEN]) -> bool {
-    for i in 0..COMM_LEN {
-        if a[i] != b[i] {
-            return false;
-        }
-        if a[i] == 0 {
-            return true;
-        }
-    }
-    true
 }
 
 #[inline(always)]
@@ -83,12 +71,8 @@ fn passes_cgroup(scope: &Scope, task: *const u8) -> bool {
         return true;
     }
     let cgroup = current::cgroup(task);
-    for i in 0..MAX_CGROUPS {
-        if i as u32 >= scope.cgroup_count {
-            return false;
-        }
-        let wanted = &scope.cgroups[i];
-        if current::cgroup_ancestor(cgroup, wanted.level) == wanted.id {
+    for wanted in &scope.cgroups {
+        if wanted.id != 0 && current::cgroup_ancestor(cgroup, wanted.level) == wanted.id {
             return true;
         }
     }
@@ -96,8 +80,8 @@ fn passes_cgroup(scope: &Scope, task: *const u8) -> bool {
 }
 
 #[inline(always)]
-fn passes_pid(scope: &Scope, task: *const u8, owner: &Owner) -> bool {
-    if scope.flags & BY_PID == 0 || listed(task, owner.pid) {
+fn passes_pid(scope: &Scope, task: *const u8, pid: u32) -> bool {
+    if scope.flags & BY_PID == 0 || listed(task, pid) {
         return true;
     }
     if scope.flags & BY_CHILDREN == 0 {

@@ -3,9 +3,9 @@
 mod agent;
 mod cli;
 mod config;
-// mod doctor;
+mod doctor;
 mod enrich;
-// mod listing;
+mod listing;
 mod load;
 mod serve;
 
@@ -18,8 +18,10 @@ use crate::cli::{Exit, Invocation, Page};
 fn main() -> ExitCode {
     let exit = match cli::parse() {
         Invocation::Run(args) => agent::run(&args),
-        Invocation::Doctor(args, format) => todo!("{args:?}{format:?}"),
-        Invocation::Probes(args, format) => todo!("{args:?}{format:?}"),
+        Invocation::Doctor(args, format) => with_config(&args, |config| doctor::run(config, format)),
+        Invocation::Probes(args, format) => {
+            with_config(&args, |config| print(&listing::probes(config, format)))
+        }
         Invocation::ConfigCheck(args) => with_config(&args, |config| print(&config::verdict(config))),
         Invocation::ConfigPrint(args, format) => with_config(&args, |config| {
             print(&match format {
@@ -30,8 +32,8 @@ fn main() -> ExitCode {
         Invocation::ConfigDefaults => print(&config::defaults(PROBES)),
         Invocation::Codegen(page) => print(&match page {
             Page::Config => config::markdown(PROBES),
-            Page::Metrics => todo!(),
-            Page::Probes => todo!(),
+            Page::Metrics => listing::metrics_page(PROBES, &[agent::METRICS, serve::METRICS].concat()),
+            Page::Probes => listing::probes_page(PROBES),
         }),
         Invocation::Version => print(&format!("sidecar {}\n", cli::LONG_VERSION)),
     };

@@ -56,6 +56,7 @@ fn try_run(args: &CommonArgs) -> Result<(), Failure> {
     let config = config::load(args, env::vars_os(), PROBES).map_err(usage)?;
     let logging = Logging::start(&config.log);
     let target = config::target::resolve(&config, &Host::default(), 1).map_err(usage)?;
+    note(&target);
     let server = bind(&config)?;
     let started = SystemTime::now();
 
@@ -68,14 +69,15 @@ fn try_run(args: &CommonArgs) -> Result<(), Failure> {
     }
     trim();
 
-    let address = server.address().map_err(|error| Failure(Exit::Failure, format!("its own address: {error}")))?;
+    let address =
+        server.address().map_err(|error| Failure(Exit::Failure, format!("its own address: {error}")))?;
     let own = Own::new(started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(), server.stats());
     let setup = Setup { running, idle, own, interval: config.metrics.interval, started, stats };
     let failed = |error: std::io::Error| Failure(Exit::Failure, format!("cannot start: {error}"));
     let (ticker, thread) = tick::spawn(setup).map_err(failed)?;
     tracing::info!("serving on http://{address}/metrics");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    let served = runtime.block_on(serve(server, &ticker, Reload { args, config, logging }));
+    let served = runtime.block_on(serve(server, &ticker, Reload { args, config, logging, version: 1 }));
     ticker.stop();
     // The thread ends between two ticks; a tick is milliseconds.
     let _ = thread.join();
@@ -102,7 +104,10 @@ pub(crate) fn start_of(config: &Config, probe: &Probe, names: &Arc<dyn Names>) -
 }
 
 /// Loads and attaches every enabled probe, in the order of the list.
-fn attach(config: &Config, target: &Resolved) -> Result<(Vec<Running>, Vec<sidecar_core::ProbeReport>), Failure> {
+fn attach(
+    config: &Config,
+    target: &Resolved,
+) -> Result<(Vec<Running>, Vec<sidecar_core::ProbeReport>), Failure> {
     let machine = Machine::look().map_err(|error| Failure(no_kernel(), error))?;
     let names: Arc<dyn Names> = Arc::new(CgroupNames::new(config::target::cgroup_mount(&Host::default())));
     let (mut running, mut idle) = (Vec::new(), Vec::new());
@@ -112,11 +117,16 @@ fn attach(config: &Config, target: &Resolved) -> Result<(Vec<Running>, Vec<sidec
             continue;
         }
         let start = start_of(config, probe, &names);
-        let Loaded { mut report, object } = load::load_scoped(&machine, probe, &start, |kernel| {
-            scope::apply(kernel, target)
-        });
+        let Loaded { mut report, object } =
+            load::load_scoped(&machine, probe, &start, |kernel| scope::apply(kernel, target));
         let Some(mut object) = object else {
-            tracing::error!("probe {}: {} ({}); {}", probe.name, report.state.as_str(), report.reason, report.advice);
+            tracing::error!(
+                "probe {}: {} ({}); {}",
+                probe.name,
+                report.state.as_str(),
+                report.reason,
+                report.advice
+            );
             idle.push(report);
             continue;
         };
@@ -139,8 +149,10 @@ fn attach(config: &Config, target: &Resolved) -> Result<(Vec<Running>, Vec<sidec
         });
     }
     if running.is_empty() && idle.iter().any(|report| report.state != ProbeState::Off) {
-        let reasons: Vec<_> =
-            idle.iter().map(|report| format!("{}: {}; {}", report.probe, report.reason, report.advice)).collect();
+        let reasons: Vec<_> = idle
+            .iter()
+            .map(|report| format!("{}: {}; {}", report.probe, report.reason, report.advice))
+            .collect();
         return Err(Failure(no_kernel(), format!("no probe can run here: {}", reasons.join("; "))));
     }
     Ok((running, idle))
@@ -151,6 +163,13 @@ fn no_kernel() -> Exit {
     let may = privilege::has(Capability::CAP_SYS_ADMIN)
         || privilege::has(Capability::CAP_BPF) && privilege::has(Capability::CAP_PERFMON);
     if may { Exit::Kernel } else { Exit::Privilege }
+}
+
+/// What looking up the target brought to light.
+fn note(target: &Resolved) {
+    for note in &target.notes {
+        tracing::warn!("{note}");
+    }
 }
 
 fn announce(report: &sidecar_core::ProbeReport) {
@@ -194,6 +213,8 @@ struct Reload<'a> {
     args: &'a CommonArgs,
     config: Config,
     logging: Logging,
+    /// Of the filter in force.
+    version: u32,
 }
 
 async fn serve(server: Server, ticker: &Arc<Ticker>, mut reload: Reload<'_>) -> std::io::Result<()> {
@@ -224,8 +245,12 @@ impl Reload<'_> {
             return tracing::info!("the configuration has not changed");
         }
         if changes.touches("target") {
-            match config::target::resolve(&new, &Host::default(), 2) {
-                Ok(target) => ticker.retarget(target),
+            match config::target::resolve(&new, &Host::default(), self.version + 1) {
+                Ok(target) => {
+                    self.version += 1;
+                    note(&target);
+                    ticker.retarget(target);
+                }
                 Err(errors) => return tracing::error!("the configuration stays as it was: {errors}"),
             }
         }

@@ -14,7 +14,8 @@ pub(crate) fn has(capability: Capability) -> bool {
 /// capabilities belong to threads, later ones inherit.
 pub(crate) fn drop_all() -> Result<Vec<String>, String> {
     let permitted = caps::read(None, CapSet::Permitted).map_err(|error| error.to_string())?;
-    let mut kept: CapsHashSet = KEPT.into_iter().filter(|capability| permitted.contains(capability)).collect();
+    let mut kept: CapsHashSet =
+        KEPT.into_iter().filter(|capability| permitted.contains(capability)).collect();
     // Before 5.8 there is no CAP_BPF; its work is CAP_SYS_ADMIN's.
     if kept.is_empty() && permitted.contains(&Capability::CAP_SYS_ADMIN) {
         kept.insert(Capability::CAP_SYS_ADMIN);

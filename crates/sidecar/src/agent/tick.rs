@@ -135,7 +135,8 @@ pub(super) fn spawn(setup: Setup) -> std::io::Result<(Arc<Ticker>, std::thread::
         }
         OwnedFd::from_raw_fd(fd)
     };
-    let reports = setup.running.iter().map(|running| running.report.clone()).chain(setup.idle.iter().cloned());
+    let reports =
+        setup.running.iter().map(|running| running.report.clone()).chain(setup.idle.iter().cloned());
     let ticked = Arc::new(AtomicBool::new(false));
     let ticker = Arc::new(Ticker {
         commands,
@@ -143,7 +144,8 @@ pub(super) fn spawn(setup: Setup) -> std::io::Result<(Arc<Ticker>, std::thread::
         reports: Mutex::new(reports.collect()),
         ticked: Arc::clone(&ticked),
     });
-    let state = State { inbox, wake, ticked, last: None, measured: Duration::ZERO, begun: Instant::now(), setup };
+    let state =
+        State { inbox, wake, ticked, last: None, measured: Duration::ZERO, begun: Instant::now(), setup };
     let thread = std::thread::Builder::new().name("tick".into()).spawn(move || state.run())?;
     Ok((ticker, thread))
 }
@@ -246,9 +248,9 @@ impl State {
 
     fn retarget(&mut self, target: &Resolved) {
         for running in &mut self.setup.running {
-            let changed = scope::apply(&running.object, target).map_err(sidecar_core::CollectError::from).and_then(
-                |()| running.collector.rescoped(&mut running.object, target.scope.flags != 0),
-            );
+            let changed = scope::apply(&running.object, target)
+                .map_err(sidecar_core::CollectError::from)
+                .and_then(|()| running.collector.rescoped(&mut running.object, target.scope.flags != 0));
             if let Err(error) = changed {
                 tracing::error!(probe = running.report.probe, "the new filter could not be set: {error}");
             }
@@ -276,7 +278,11 @@ impl Running {
                 self.failures += 1;
                 self.last_pause = (self.last_pause * 2).clamp(1, MAX_PAUSE);
                 self.pause = self.last_pause;
-                tracing::error!(probe = self.report.probe, pause_ticks = self.pause, "reading it failed: {error}");
+                tracing::error!(
+                    probe = self.report.probe,
+                    pause_ticks = self.pause,
+                    "reading it failed: {error}"
+                );
             }
         }
     }

@@ -8,7 +8,10 @@ use std::{
 
 use sidecar_common::{
     owner::COMM_LEN,
-    scope::{BY_CGROUP, BY_CHILDREN, BY_COMM, BY_PID, BY_PORT, MAX_CGROUPS, MAX_COMMS, MAX_LISTED, Scope},
+    scope::{
+        BY_CGROUP, BY_CHILDREN, BY_COMM, BY_PID, BY_PORT, MAX_CGROUPS, MAX_COMMS, MAX_LISTED, Scope,
+        comm_words,
+    },
 };
 
 use super::{
@@ -141,6 +144,7 @@ fn comms(out: &mut Resolved, names: &[String]) {
             ));
         }
         let used = out.scope.comm_count as usize;
+        let comm = comm_words(&comm);
         let known = out.scope.comms.iter().take(used).any(|known| *known == comm);
         if let Some(slot) = out.scope.comms.get_mut(used).filter(|_| !known) {
             *slot = comm;
@@ -151,7 +155,12 @@ fn comms(out: &mut Resolved, names: &[String]) {
 
 /// Where the cgroup v2 tree is mounted, if it is.
 pub(crate) fn cgroup_mount(host: &Host) -> Option<PathBuf> {
-    Hierarchy::find(host).ok().map(Hierarchy::into_mount)
+    cgroup_tree(host).ok()
+}
+
+/// The same, or why there is none to filter by and, behind a semicolon, what to do.
+pub(crate) fn cgroup_tree(host: &Host) -> Result<PathBuf, String> {
+    Hierarchy::find(host).map(Hierarchy::into_mount)
 }
 
 /// Start time of a process in clock ticks since boot.

@@ -31,9 +31,11 @@ pub(super) fn step(step: Step, error: &anyhow::Error) -> String {
 /// The verifier's last line that is about the program, not about its statistics.
 fn last_words(log: &str) -> Option<String> {
     let noise = ["processed ", "verification time", "stack depth", "max_states"];
-    let line = log.lines().rev().map(str::trim).find(|line| {
-        !line.is_empty() && !noise.iter().any(|noise| line.starts_with(noise))
-    })?;
+    let line = log
+        .lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !noise.iter().any(|noise| line.starts_with(noise)))?;
     Some(line.to_owned())
 }
 
@@ -54,7 +56,10 @@ pub(super) fn chain(error: &dyn Error) -> String {
 
 /// The next step for a reason.
 pub(super) fn advice(reason: &str) -> String {
-    let text = if reason.contains("not permitted") || reason.contains("EPERM") || reason.contains("os error 1)") {
+    let text = if reason.contains("not permitted")
+        || reason.contains("EPERM")
+        || reason.contains("os error 1)")
+    {
         "run as root, or give the binary its capabilities: setcap cap_bpf,cap_perfmon,cap_net_admin+ep sidecar"
     } else if reason.contains("no kprobes") || reason.contains("this kernel has no") {
         "nothing to do: this kernel lacks the hook"

@@ -1,17 +1,13 @@
 //! The hook ladder: each hook's steps in order, the next one when a step is refused, and the reason of every refusal.
 
-use std::os::fd::AsFd;
+use std::{os::fd::AsFd, time::Instant};
 
 use aya::programs::{
     BtfTracePoint, FEntry, FExit, Iter, KProbe, Program, ProgramError, RawTracePoint, TracePoint,
 };
 use sidecar_core::{Hook, HookReport, Probe, ProbeReport, ProbeState, Step, Via};
 
-use super::{
-    Loaded, Machine, Object, explain,
-    object::Iterator,
-    sys,
-};
+use super::{Loaded, Machine, Object, explain, object::Iterator, sys};
 
 /// Attaches all hooks of a probe and says how it went.
 pub(super) fn climb(machine: &Machine, probe: &'static Probe, mut object: Object) -> Loaded {
@@ -28,7 +24,10 @@ pub(super) fn climb(machine: &Machine, probe: &'static Probe, mut object: Object
 fn attach(machine: &Machine, object: &mut Object, hook: &Hook) -> HookReport {
     let mut refused = Vec::new();
     for step in hook.steps {
-        match try_step(machine, object, step) {
+        let begun = Instant::now();
+        let tried = try_step(machine, object, step);
+        tracing::debug!(step = %step.via, program = step.program, took = ?begun.elapsed(), ok = tried.is_ok(), "tried");
+        match tried {
             Ok(()) => {
                 object.mark_loaded(step.program);
                 return HookReport { hook: hook.name, used: Some(*step), refused };
@@ -116,7 +115,9 @@ fn iterate(
     program.load(target, &machine.aya)?;
     let fd = program.fd()?.as_fd().try_clone_to_owned()?;
     let map = match map {
-        Some(name) => Some(object.map_fd(name).ok_or_else(|| anyhow::anyhow!("no map {name} in the object"))?),
+        Some(name) => {
+            Some(object.map_fd(name).ok_or_else(|| anyhow::anyhow!("no map {name} in the object"))?)
+        }
         None => None,
     };
     let link = sys::iterator_link(fd.as_fd(), map)?;

@@ -7,7 +7,7 @@ mod netns;
 mod object;
 pub(crate) mod sys;
 
-use aya::{Btf as AyaBtf, EbpfLoader};
+use aya::{Btf as AyaBtf, EbpfLoader, VerifierLogLevel};
 pub(crate) use object::Object;
 use sidecar_btf::Btf;
 use sidecar_common::task::TaskFields;
@@ -112,6 +112,8 @@ fn prepare(machine: &Machine, probe: &Probe, fields: &[u32], plan: &Plan) -> Res
         .collect();
     let mut loader = EbpfLoader::new();
     loader.btf(Some(&machine.aya));
+    // The verifier's complaint without its whole reasoning, which older kernels take minutes to write down.
+    loader.verifier_log_level(VerifierLogLevel::STATS);
     loader.override_global("FIELDS", fields.as_slice(), !fields.is_empty());
     loader.override_global("TASK_FIELDS", task.as_slice(), false);
     for constant in &plan.constants {

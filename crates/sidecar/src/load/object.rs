@@ -19,6 +19,9 @@ use super::{netns, sys};
 /// Entries fetched at once; a bucket of a hash map must fit whole.
 const BATCH: u32 = 1024;
 
+/// Room made before an iterator is read.
+const READ_AHEAD: usize = 64 * 1024;
+
 /// An attached iterator.
 pub(super) struct Iterator {
     pub(super) link: OwnedFd,
@@ -51,7 +54,8 @@ pub(crate) struct Object {
 impl Object {
     /// Takes stock of the maps of a freshly loaded object.
     pub(super) fn new(mut ebpf: Ebpf) -> io::Result<Self> {
-        let names: Vec<String> = ebpf.maps().filter(|(_, map)| is_ours(map)).map(|(name, _)| name.to_owned()).collect();
+        let names: Vec<String> =
+            ebpf.maps().filter(|(_, map)| is_ours(map)).map(|(name, _)| name.to_owned()).collect();
         let (mut maps, mut rings) = (HashMap::new(), HashMap::new());
         for name in names {
             let Some(map) = ebpf.take_map(&name) else { continue };
@@ -203,6 +207,8 @@ impl Kernel for Object {
     fn run_iterator(&self, program: &str, out: &mut Vec<u8>) -> Result<(), KernelError> {
         let failed = |cause| failed(format!("running iterator {program}"), cause);
         let iterator = self.iterators.get(program).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        // Reading starts with tiny probes into a small buffer, each of them a call.
+        out.reserve(READ_AHEAD);
         let read = |out: &mut Vec<u8>| -> io::Result<()> {
             sys::iterator_file(iterator.link.as_fd())?.read_to_end(out).map(drop)
         };
@@ -265,9 +271,9 @@ fn walk(handle: &Handle, remove: bool, visit: &mut dyn FnMut(&[u8], &[u8])) -> i
     let mut count = BATCH.min(handle.info.max_entries.max(1));
     let (mut from, mut to): (Option<sys::Cursor>, sys::Cursor) = (None, [0; 64]);
     loop {
-        let (mut keys, mut values) = (vec![0; key_size * count as usize], vec![0; value_size * count as usize]);
-        let fetched =
-            sys::batch(handle.fd(), remove, from.as_ref(), &mut to, &mut keys, &mut values, count);
+        let (mut keys, mut values) =
+            (vec![0; key_size * count as usize], vec![0; value_size * count as usize]);
+        let fetched = sys::batch(handle.fd(), remove, from.as_ref(), &mut to, &mut keys, &mut values, count);
         let (got, more) = match fetched {
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && count < handle.info.max_entries => {
                 count = (count * 4).min(handle.info.max_entries);
@@ -275,7 +281,9 @@ fn walk(handle: &Handle, remove: bool, visit: &mut dyn FnMut(&[u8], &[u8])) -> i
             }
             other => other?,
         };
-        for (key, value) in keys.chunks_exact(key_size).zip(values.chunks_exact(value_size)).take(got as usize) {
+        for (key, value) in
+            keys.chunks_exact(key_size).zip(values.chunks_exact(value_size)).take(got as usize)
+        {
             visit(key, value);
         }
         if !more {
