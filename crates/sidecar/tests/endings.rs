@@ -179,7 +179,7 @@ fn a_server_killed_in_the_middle_of_a_transfer_leaves_exact_counts() {
     let agent = shared!();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let mut server = Child::fork("killed-server", |line| {
+    let mut server = Child::fork("killed-server", &[&listener], |line| {
         let (mut stream, _) = listener.accept().unwrap();
         stream.read_exact(&mut [0; 1000]).unwrap();
         tell(line, 1);
@@ -204,7 +204,7 @@ fn a_sender_killed_in_the_middle_of_a_transfer_still_delivers_what_the_kernel_to
     let agent = shared!();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let mut server = Child::fork("killed-sender", |line| {
+    let mut server = Child::fork("killed-sender", &[&listener], |line| {
         let (mut stream, _) = listener.accept().unwrap();
         stream.write_all(&[1; 400_000]).unwrap();
         tell(line, 1);

@@ -2,8 +2,12 @@
 
 use std::{
     ffi::CString,
+    fs,
     io::{Read as _, Write as _},
-    os::unix::net::UnixStream,
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::net::UnixStream,
+    },
     panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
 };
@@ -17,8 +21,9 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Forks a process with this name that does `work` and ends. It has one thread, its main thread.
-    pub(crate) fn fork(name: &str, work: impl FnOnce(&mut UnixStream)) -> Self {
+    /// Forks a process with this name that does `work` and ends. It has one thread, its main thread, and of our
+    /// descriptors only those in `keep`: a copy of another test's socket would keep its connection open.
+    pub(crate) fn fork(name: &str, keep: &[&dyn AsRawFd], work: impl FnOnce(&mut UnixStream)) -> Self {
         let (line, mut theirs) = UnixStream::pair().unwrap();
         line.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let name = CString::new(name).unwrap();
@@ -30,7 +35,8 @@ impl Child {
             if pid == 0 {
                 libc::prctl(libc::PR_SET_NAME, name.as_ptr());
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                drop(line);
+                close_all_but(keep.iter().map(|kept| kept.as_raw_fd()).chain([theirs.as_raw_fd()]));
+                std::mem::forget(line);
                 std::panic::set_hook(Box::new(|_| {}));
                 let ended = catch_unwind(AssertUnwindSafe(|| work(&mut theirs)));
                 libc::_exit(i32::from(ended.is_err()));
@@ -79,6 +85,17 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         self.end(true);
+    }
+}
+
+/// Closes everything but the standard streams and these.
+fn close_all_but(kept: impl Iterator<Item = RawFd>) {
+    let kept: Vec<RawFd> = kept.collect();
+    let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let open: Vec<RawFd> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2 && !kept.contains(fd)) {
+        // SAFETY: nothing in this process uses it any more: its owners are other threads', which are not here.
+        unsafe { libc::close(fd) };
     }
 }
 
