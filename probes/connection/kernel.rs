@@ -405,14 +405,19 @@ fn finish_untracked<M: Mem>(sk: *const u8, tcp: *const u8, old: u8) {
     entry.submit(record::wakeup(&RECORDS, RING_BYTES));
 }
 
-/// Which side a connection is that was there before us: the server if somebody listens on its local port.
+/// Which side a connection is that was there before us, or that there was no room for: the server if somebody listens on
+/// its local port, or did. Kernel: `sk_clone_lock()` copies the listener's backlog into every socket it accepts, and
+/// nothing else sets it but listen().
 #[inline(always)]
 fn infer<M: Mem>(sk: *const u8, tcp: *const u8) -> (Owner, u32) {
     let key = listen_key::<M>(sk, tcp);
-    // SAFETY: copied at once.
-    match unsafe { LISTENERS.get(key) } {
-        Some(listener) => (listener.owner, SERVER),
-        None => (Owner::UNKNOWN, CLIENT),
+    // SAFETY: copied at once; offsets of `struct sock`.
+    unsafe {
+        match LISTENERS.get(key) {
+            Some(listener) => (listener.owner, SERVER),
+            None if M::read::<u32>(sk, field!(FIELDS.max_ack_backlog)) != 0 => (Owner::UNKNOWN, SERVER),
+            None => (Owner::UNKNOWN, CLIENT),
+        }
     }
 }
 

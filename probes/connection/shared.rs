@@ -20,6 +20,7 @@ sidecar_common::fields! {
         protocol: "sock.sk_protocol",
         error: "sock.sk_err",
         drops: "sock.sk_drops.counter",
+        max_ack_backlog: "sock.sk_max_ack_backlog",
         sport: "inet_sock.inet_sport",
         bytes_sent: "tcp_sock.bytes_sent",
         bytes_retrans: "tcp_sock.bytes_retrans",
