@@ -236,6 +236,9 @@ impl Collector for Connections {
     }
 
     fn rescoped(&mut self, kernel: &mut dyn Kernel, filtered: bool) -> Result<(), CollectError> {
+        // What has been done so far counts under the old filter.
+        self.sweep(kernel)?;
+        self.drain(kernel)?;
         self.filtered = filtered;
         self.control(kernel, 0, false)?;
         // What passed the old filter may not pass the new one: begin anew, counting from now.

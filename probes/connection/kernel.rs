@@ -113,7 +113,7 @@ fn on_state<M: Mem>(sk: *const u8, old: u8, new: u8) {
     }
 }
 
-/// connect(): runs in the caller's context, before the first SYN leaves.
+/// `connect()`: runs in the caller's context, before the first SYN leaves.
 #[inline(always)]
 fn on_connect<M: Mem>(sk: *const u8) {
     let owner = current::owner();
@@ -176,7 +176,18 @@ fn on_passive<M: Mem>(sk: *const u8) {
         ports: ports::<M>(sk, tcp),
         ..fresh
     };
-    track(sk, &conn, BPF_ANY);
+    if track(sk, &conn, BPF_NOEXIST) == Tracked::Already {
+        // Both sides connected at once and ours is known already; or what is known is a leftover of another socket.
+        let connecting = SOCKETS.get_ptr(sk as u64).is_some_and(|known| {
+            // SAFETY: a live map value.
+            unsafe { (*known).flags & CLIENT != 0 && (*known).established == 0 }
+        });
+        if connecting {
+            on_connected::<M>(sk);
+        } else {
+            track(sk, &conn, BPF_ANY);
+        }
+    }
 }
 
 /// listen(): runs in the caller's context.
@@ -318,23 +329,31 @@ fn fresh(owner: Owner) -> Conn {
     }
 }
 
+/// What became of a socket to be tracked.
+#[derive(PartialEq)]
+enum Tracked {
+    Now,
+    Already,
+    NoRoom,
+}
+
 #[inline(always)]
-fn track(sk: *const u8, conn: &Conn, mode: u32) -> bool {
+fn track(sk: *const u8, conn: &Conn, mode: u32) -> Tracked {
     /// `-EEXIST`
     const EXISTS: i32 = -17;
     match SOCKETS.insert(sk as u64, conn, u64::from(mode)) {
-        Ok(()) => true,
-        Err(EXISTS) => false,
+        Ok(()) => Tracked::Now,
+        Err(EXISTS) => Tracked::Already,
         Err(_) => {
             loss::count(Loss::MapFull);
-            false
+            Tracked::NoRoom
         }
     }
 }
 
 #[inline(always)]
 fn add_listener<M: Mem>(sk: *const u8, port: u16, conn: Conn) {
-    if !track(sk, &Conn { flags: LISTENER | conn.flags, ..conn }, BPF_NOEXIST) {
+    if track(sk, &Conn { flags: LISTENER | conn.flags, ..conn }, BPF_NOEXIST) != Tracked::Now {
         return;
     }
     // SAFETY: offsets of `struct sock`.

@@ -31,6 +31,7 @@ metrics! {
     FAILURES = "sidecar_collect_failures_total" Counter None ["probe"] "Times a probe's maps could not be read";
     RUN_TIME = "sidecar_bpf_run_seconds_total" Counter Seconds ["probe", "program"] "Time spent in a kernel program while the kernel measured it";
     RUNS = "sidecar_bpf_runs_total" Counter None ["probe", "program"] "Runs of a kernel program while the kernel counted them";
+    MISSED = "sidecar_bpf_missed_runs_total" Counter None ["probe", "program"] "Runs the kernel left out because the program was already running on that CPU; not told before Linux 5.12";
     MEASURED = "sidecar_bpf_measured_seconds_total" Counter Seconds [] "How long the kernel has measured run times; see metrics.program_stats";
     ENTRIES = "sidecar_map_entries" Gauge None ["probe", "map"] "Entries in a map that can fill up";
     CAPACITY = "sidecar_map_max_entries" Gauge None ["probe", "map"] "Entries such a map has room for";
@@ -103,10 +104,11 @@ fn of_probe(running: &Running, rows: &mut Rows) {
     rows.push(&COLLECTS, &labels, Value::Counter(running.collects));
     rows.push(&FAILURES, &labels, Value::Counter(running.failures));
     rows.push(&MAP_BYTES, &labels, Value::Gauge(running.object.map_bytes() as f64));
-    for (program, time, runs) in running.object.run_stats() {
-        let labels = Labels::new([("probe", probe), ("program", program.as_str())]);
-        rows.push(&RUN_TIME, &labels, Value::CounterF64(time.as_secs_f64()));
-        rows.push(&RUNS, &labels, Value::Counter(runs));
+    for (program, stats) in running.object.run_stats() {
+        let labels = Labels::new([("probe", probe), ("program", program)]);
+        rows.push(&RUN_TIME, &labels, Value::CounterF64(stats.time.as_secs_f64()));
+        rows.push(&RUNS, &labels, Value::Counter(stats.runs));
+        rows.push(&MISSED, &labels, Value::Counter(stats.missed));
     }
     let fill = running.collector.fill();
     for (map, capacity) in running.object.hash_maps() {

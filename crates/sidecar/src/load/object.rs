@@ -103,14 +103,11 @@ impl Object {
         fds.filter_map(memlock).sum()
     }
 
-    /// Name, run time and run count of each attached program; zero while the kernel does not measure.
-    pub(crate) fn run_stats(&self) -> Vec<(String, Duration, u64)> {
+    /// What the kernel counts about each loaded program.
+    pub(crate) fn run_stats(&self) -> Vec<(&str, sys::RunStats)> {
         self.ebpf
             .programs()
-            .filter_map(|(name, program)| {
-                let info = program.info().ok()?;
-                Some((name.to_owned(), info.run_time(), info.run_count()))
-            })
+            .filter_map(|(name, program)| Some((name, sys::run_stats(program.fd().ok()?.as_fd()).ok()?)))
             .collect()
     }
 

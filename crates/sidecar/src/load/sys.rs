@@ -5,6 +5,7 @@
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    time::Duration,
 };
 
 const MAP_LOOKUP_ELEM: i32 = 1;
@@ -121,8 +122,8 @@ pub(super) struct MapInfo {
     pub(super) max_entries: u32,
 }
 
-/// Type and sizes of a map.
-pub(super) fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
+/// Fills in what the kernel tells about an object of ours, as far as both sides know of it.
+fn object_info<T>(object: BorrowedFd<'_>, mut info: T) -> io::Result<T> {
     /// `struct { __u32 bpf_fd; __u32 info_len; __aligned_u64 info; }`
     #[repr(C)]
     struct Info {
@@ -130,14 +131,36 @@ pub(super) fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
         length: u32,
         info: u64,
     }
-    let mut info = MapInfo::default();
     let mut attr = Info {
-        fd: map.as_raw_fd() as u32,
-        length: size_of::<MapInfo>() as u32,
+        fd: object.as_raw_fd() as u32,
+        length: size_of::<T>() as u32,
         info: std::ptr::from_mut(&mut info) as u64,
     };
     bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(info)
+}
+
+/// Type and sizes of a map.
+pub(super) fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    object_info(map, MapInfo::default())
+}
+
+/// What the kernel counts about a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RunStats {
+    /// Time spent in it while run times were measured.
+    pub(crate) time: Duration,
+    /// Runs while they were counted.
+    pub(crate) runs: u64,
+    /// Times it was left out because it was already running on that CPU; 0 before 5.12, which do not tell.
+    pub(crate) missed: u64,
+}
+
+/// The last members of `struct bpf_prog_info` that interest us.
+pub(super) fn run_stats(program: BorrowedFd<'_>) -> io::Result<RunStats> {
+    // `run_time_ns`, `run_cnt` and `recursion_misses` follow 24 words of other things.
+    let info = object_info(program, [0u64; 27])?;
+    Ok(RunStats { time: Duration::from_nanos(info[24]), runs: info[25], missed: info[26] })
 }
 
 /// Attaches an iterator program; over the elements of `map` if one is given.
