@@ -4,7 +4,7 @@ mod common;
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
 };
 
 use common::{
@@ -247,6 +247,33 @@ fn a_server_that_answers_a_thousand_requests_on_one_connection_is_counted_to_the
 fn send_small(mut from: &TcpStream, to: &TcpStream, length: usize) {
     from.write_all(&vec![1; length]).unwrap();
     receive(to, length);
+}
+
+#[test]
+fn all_of_a_bulk_transfer_over_several_streams_arrives_on_both_sides() {
+    let agent = shared!();
+    let each = if common::is_slow() { 10_000_000 } else { 100_000_000 };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let streams: Vec<_> = (0..4)
+        .map(|_| {
+            let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let server = accept_from(&listener, &client);
+            (client, server)
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for (client, server) in &streams {
+            scope.spawn(move || send(client, server, each));
+        }
+    });
+    let total = 4 * each as u64;
+    let (of_client, of_server) = agent.scrape().both(port);
+    assert_eq!((of_client.sent, of_server.received), (total, total));
+    drop(streams);
+    let (of_client, of_server) = agent.when_ended(port, 4).both(port);
+    assert_eq!((of_client.sent, of_server.received), (total, total));
+    assert_eq!((of_client.closed("normal"), of_server.closed("normal")), (4, 4));
 }
 
 #[test]
