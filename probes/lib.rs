@@ -2,6 +2,8 @@
 //! stands outside its folder.
 
 pub mod connection;
+#[cfg(test)]
+mod fake;
 mod plain;
 
 use sidecar_core::Probe;

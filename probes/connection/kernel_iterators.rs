@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+//! Programs that run when the agent asks: the sweep over live sockets, and the search for those that were there before.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    cty::c_void,
+    helpers::{bpf_ktime_get_ns, generated::bpf_seq_write},
+};
+use sidecar_ebpf::{
+    current, field,
+    mem::{Checked, Mem},
+    scope,
+    sidecar_common::owner::Owner,
+};
+
+use crate::{
+    kernel_socket::{
+        CONTROL, FIELDS, SOCKETS, add_listener, counters, describe, fresh, infer, local_port, ports, track,
+    },
+    shared::{
+        AF_INET, AF_INET6, Conn, GONE, IPPROTO_TCP, LISTENERS_OWNER, LIVE, PREEXISTING, Record,
+        SCAN_CONNECTIONS, SCAN_LISTENERS, SCAN_OWNERS, SERVER, state,
+    },
+};
+
+/// `S_IFMT`.
+const FILE_TYPE: u16 = 0o170_000;
+/// `S_IFSOCK`.
+const SOCKET: u16 = 0o140_000;
+
+/// `struct bpf_iter__bpf_map_elem`.
+#[repr(C)]
+pub struct MapElement {
+    meta: *const IterMeta,
+    map: *const c_void,
+    key: *const u64,
+    value: *mut Conn,
+}
+
+/// `struct bpf_iter__task_file`.
+#[repr(C)]
+pub struct TaskFile {
+    meta: *const IterMeta,
+    task: *const u8,
+    fd: u64,
+    file: *const u8,
+}
+
+/// `struct bpf_iter__tcp`.
+#[repr(C)]
+pub struct TcpSocket {
+    meta: *const IterMeta,
+    sk: *const u8,
+}
+
+/// `struct bpf_iter_meta`, as far as we need it.
+#[repr(C)]
+pub struct IterMeta {
+    seq: *mut c_void,
+}
+
+/// One live socket of the periodic sweep: reported if segments have moved since the last time.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_map_elem")]
+pub extern "C" fn sweep(ctx: *mut MapElement) -> i32 {
+    // SAFETY: the context the kernel calls an iterator of this kind with; key and value are null at the end.
+    unsafe {
+        let (key, conn) = ((*ctx).key, (*ctx).value);
+        if key.is_null() || conn.is_null() {
+            return 0;
+        }
+        let sk = *key as *const u8;
+        let state = Checked::read::<u8>(sk, field!(FIELDS.state));
+        let kind = if replaced(sk, &*conn, state) { GONE } else { LIVE };
+        let moved = Checked::read::<u32>(sk, field!(FIELDS.segs_in))
+            .wrapping_add(Checked::read::<u32>(sk, field!(FIELDS.segs_out)))
+            .wrapping_add(Checked::read::<u32>(sk, field!(FIELDS.drops)));
+        // The first report counts the connection as active, even if nothing has moved; hence never 0 afterwards.
+        let seen = moved | 1 << 31;
+        let unsettled = (*conn).flags & LISTENERS_OWNER != 0;
+        if kind == LIVE && (*conn).seen == seen && !unsettled {
+            return 0;
+        }
+        let mut record = MaybeUninit::<Record>::uninit();
+        describe::<Checked>(sk, sk, record.as_mut_ptr(), &*conn, kind, state);
+        let size = size_of::<Record>() as u32;
+        if bpf_seq_write((*(*ctx).meta).seq.cast(), record.as_ptr().cast(), size) == 0 {
+            (*conn).seen = seen;
+        }
+        0
+    }
+}
+
+/// Whether the socket at `sk` is not the one we track: closed without our noticing, or its memory used again.
+#[inline(always)]
+fn replaced(sk: *const u8, conn: &Conn, now: u8) -> bool {
+    /// A connecting socket is still in `CLOSE` for an instant after we heard of it.
+    const SETTLED: u64 = 1_000_000_000;
+    if conn.ports != 0 {
+        return now == state::CLOSE || conn.ports != ports::<Checked>(sk, sk);
+    }
+    // SAFETY: no arguments, always succeeds.
+    now == state::CLOSE && unsafe { bpf_ktime_get_ns() }.wrapping_sub(conn.born) > SETTLED
+}
+
+/// Every open file of every process: finds the sockets that were there before us, with their owners.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+pub extern "C" fn scan_files(ctx: *mut TaskFile) -> i32 {
+    // SAFETY: the context the kernel calls an iterator of this kind with; task and file are null at the end.
+    unsafe {
+        let (task, file) = ((*ctx).task, (*ctx).file);
+        if task.is_null() || file.is_null() {
+            return 0;
+        }
+        let inode = Checked::read::<u64>(file, field!(FIELDS.file_inode)) as *const u8;
+        if Checked::read::<u16>(inode, field!(FIELDS.inode_mode)) & FILE_TYPE != SOCKET {
+            return 0;
+        }
+        let socket = Checked::read::<u64>(file, field!(FIELDS.file_private)) as *const u8;
+        let sk = Checked::read::<u64>(socket, field!(FIELDS.socket_sk)) as *const u8;
+        if is_tcp(sk) {
+            found(sk, task);
+        }
+        0
+    }
+}
+
+/// Every TCP socket of one network namespace: finds those that belong to no process, not yet or no longer.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+pub extern "C" fn scan_sockets(ctx: *mut TcpSocket) -> i32 {
+    // SAFETY: the context the kernel calls an iterator of this kind with; the socket is null at the end.
+    unsafe {
+        let sk = (*ctx).sk;
+        if sk.is_null() || scope::active().is_some_and(scope::needs_owner) {
+            return 0;
+        }
+        let now = Checked::read::<u8>(sk, field!(FIELDS.state));
+        // These two are not full sockets: reading further would read something else.
+        if now != state::TIME_WAIT && now != state::NEW_SYN_RECV && is_tcp(sk) {
+            found_connection(sk, now, None);
+        }
+        0
+    }
+}
+
+#[inline(always)]
+fn is_tcp(sk: *const u8) -> bool {
+    // SAFETY: offsets of `struct sock`.
+    unsafe {
+        let family = Checked::read::<u16>(sk, field!(FIELDS.family));
+        (family == AF_INET || family == AF_INET6)
+            && Checked::read::<u16>(sk, field!(FIELDS.protocol)) == IPPROTO_TCP
+    }
+}
+
+#[inline(always)]
+fn found(sk: *const u8, task: *const u8) {
+    let Some(control) = CONTROL.get(0) else { return };
+    // SAFETY: offsets of `struct sock`.
+    let now = unsafe { Checked::read::<u8>(sk, field!(FIELDS.state)) };
+    if control.scan == SCAN_OWNERS && SOCKETS.get_ptr(sk as u64).is_none() && scope::active().is_none() {
+        return;
+    }
+    let owner = current::owner_of(task);
+    if scope::active().is_some() && !scope::passes_task(task, &owner) {
+        return;
+    }
+    match (control.scan, now) {
+        (SCAN_LISTENERS, state::LISTEN) => found_listener(sk, owner),
+        (SCAN_CONNECTIONS, _) => found_connection(sk, now, Some(owner)),
+        (SCAN_OWNERS, _) => settle(sk, owner),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn found_listener(sk: *const u8, owner: Owner) {
+    let port = local_port::<Checked>(sk);
+    if scope::active().is_none_or(|scope| scope::passes_port(scope, port)) {
+        let conn = Conn { flags: PREEXISTING, base: counters::<Checked>(sk, sk), ..fresh(owner) };
+        add_listener::<Checked>(sk, port, conn);
+    }
+}
+
+#[inline(always)]
+fn found_connection(sk: *const u8, now: u8, owner: Option<Owner>) {
+    if now == state::LISTEN || now == state::CLOSE || now == state::TIME_WAIT || now == state::NEW_SYN_RECV {
+        return;
+    }
+    let (listener, role) = infer::<Checked>(sk, sk);
+    // SAFETY: offsets of `struct sock`.
+    let dport = u16::from_be(unsafe { Checked::read::<u16>(sk, field!(FIELDS.dport)) });
+    let service = if role == SERVER { local_port::<Checked>(sk) } else { dport };
+    if scope::active().is_some_and(|scope| !scope::passes_port(scope, service)) {
+        return;
+    }
+    let unsettled = if owner.is_none() && role == SERVER { LISTENERS_OWNER } else { 0 };
+    let conn = Conn {
+        flags: role | PREEXISTING | unsettled,
+        base: counters::<Checked>(sk, sk),
+        ports: if now == state::SYN_SENT { 0 } else { ports::<Checked>(sk, sk) },
+        ..fresh(owner.unwrap_or(listener))
+    };
+    track(sk, &conn, BPF_NOEXIST);
+}
+
+/// Gives a connection that still carries its listener's owner to the process that holds it.
+#[inline(always)]
+fn settle(sk: *const u8, owner: Owner) {
+    if let Some(conn) = SOCKETS.get_ptr_mut(sk as u64) {
+        // SAFETY: a live map value.
+        unsafe {
+            if (*conn).flags & LISTENERS_OWNER != 0 {
+                (*conn).owner = owner;
+                (*conn).flags &= !LISTENERS_OWNER;
+            }
+        }
+    }
+}
