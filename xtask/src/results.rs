@@ -3,7 +3,7 @@
 //! A test that meets a kernel without the feature it needs prints `skipped: REASON` and returns; Rust counts it as
 //! passed, we do not.
 
-use std::ops::AddAssign;
+use std::{collections::BTreeSet, ops::AddAssign};
 
 /// Begins the reason of a test that could not run here.
 const SKIPPED: &str = "skipped: ";
@@ -39,7 +39,8 @@ pub(crate) struct Reader {
     /// `test: reason`.
     pub(crate) skips: Vec<String>,
     current: String,
-    skipped_since_summary: u64,
+    /// Tests of the running program that said so.
+    skipped: BTreeSet<String>,
 }
 
 impl Reader {
@@ -52,17 +53,27 @@ impl Reader {
         if let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
             name.clone_into(&mut self.current);
         }
-        if let Some(at) = line.find(SKIPPED) {
-            self.skips.push(format!("{}: {}", self.current, line[at + SKIPPED.len()..].trim()));
-            self.skipped_since_summary += 1;
+        if let Some(reason) = skip_reason(line)
+            && self.skipped.insert(self.current.clone())
+        {
+            self.skips.push(format!("{}: {reason}", self.current));
         }
         if let Some(mut counts) = summary(line) {
-            let skipped = std::mem::take(&mut self.skipped_since_summary).min(counts.passed);
+            let skipped = (std::mem::take(&mut self.skipped).len() as u64).min(counts.passed);
             counts.passed -= skipped;
             counts.skipped += skipped;
             self.counts += counts;
         }
     }
+}
+
+/// At the start of a line, or right after the name of the test with `--nocapture`.
+fn skip_reason(line: &str) -> Option<&str> {
+    let own = match line.strip_prefix("test ") {
+        Some(rest) => rest.split_once(" ... ")?.1,
+        None => line,
+    };
+    own.strip_prefix(SKIPPED).map(str::trim)
 }
 
 /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; …`

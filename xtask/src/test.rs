@@ -33,6 +33,9 @@ pub(crate) fn test(options: &Options) -> Result<()> {
     step("testing on this machine");
     let (mut sum, ok) = on_this_machine(options.filter.as_deref())?;
     println!("this machine: {sum}");
+    if !ok && sum == Counts::default() {
+        bail!("the tests did not compile: see the messages above");
+    }
     let mut trouble = (!ok).then(|| "tests on this machine failed".to_owned());
     if !options.quick {
         let options = vm::Options { filter: options.filter.clone(), ..vm::Options::default() };

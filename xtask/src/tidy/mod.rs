@@ -20,10 +20,6 @@ struct File {
 }
 
 impl File {
-    fn named(&self, name: &str) -> bool {
-        self.path.rsplit('/').next() == Some(name)
-    }
-
     fn extension(&self) -> &str {
         let name = self.path.rsplit('/').next().unwrap_or_default();
         name.rsplit_once('.').map_or("", |(_, extension)| extension)
@@ -31,7 +27,7 @@ impl File {
 
     /// Whether it is Rust that only tests and benchmarks use.
     fn is_test(&self) -> bool {
-        let whole = ["tests", "benches", "test.rs", "tests.rs", "bench.rs"];
+        let whole = ["tests", "bench", "benches", "test.rs", "tests.rs", "bench.rs"];
         let named = |part: &str| whole.contains(&part) || part.starts_with("test_");
         self.path.split('/').any(named)
     }

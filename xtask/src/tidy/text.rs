@@ -58,8 +58,7 @@ fn has_module_doc(text: &str) -> bool {
 
 fn must_be_gpl_compatible(file: &File) -> bool {
     let kernel_library = file.path.starts_with("crates/sidecar-ebpf/src/") && file.extension() == "rs";
-    let probe = file.path.starts_with("probes/") && (file.named("kernel.rs") || file.named("shared.rs"));
-    kernel_library || probe
+    kernel_library || super::probes::is_kernel_side(file)
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 # First process of a test machine. Lines that begin with "@@" are for the host, which reads the console.
 /bin/busybox mkdir -p /bin /sbin /usr/bin /usr/sbin
 /bin/busybox --install -s
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root RUST_BACKTRACE=1 SIDECAR_TEST_VM=1
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root RUST_BACKTRACE=1
+export SIDECAR_TEST_VM=1 SIDECAR_BIN=/bin/sidecar
 
 mount -t proc proc /proc
 mount -t sysfs sys /sys
