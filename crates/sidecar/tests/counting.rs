@@ -1,5 +1,7 @@
 //! What the agent counts for a connection is what the kernel counts for it and what the test has moved: equal, not close.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::{

@@ -1,5 +1,7 @@
 //! How connections end and attempts fail: each way produced by real sockets, and told apart by the agent.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::{
@@ -189,7 +191,7 @@ fn a_server_killed_in_the_middle_of_a_transfer_leaves_exact_counts() {
     });
     drop(listener);
     let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    client.write_all(&[1; 50_000]).unwrap();
+    client.write_all(&vec![1; 50_000]).unwrap();
     server.hear();
     acknowledged(&client);
     server.kill();
@@ -206,7 +208,7 @@ fn a_sender_killed_in_the_middle_of_a_transfer_still_delivers_what_the_kernel_to
     let port = listener.local_addr().unwrap().port();
     let mut server = Child::fork("killed-sender", &[&listener], |line| {
         let (mut stream, _) = listener.accept().unwrap();
-        stream.write_all(&[1; 400_000]).unwrap();
+        stream.write_all(&vec![1; 400_000]).unwrap();
         tell(line, 1);
         let _ = stream.write_all(&vec![1; 100_000_000]);
     });

@@ -1,5 +1,7 @@
 //! `--pid`, `--children`, `--ports`, `--comm`, `--cgroup`: what passes is counted as without a filter, the rest not at all.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::{
@@ -314,7 +316,7 @@ fn a_cgroup_is_counted_with_those_below_it_and_named_in_a_label() {
     let name = |path: &Path| format!("/{}", path.strip_prefix(&mount).unwrap().display());
     let labels = ["--labels", "dst_port,role,comm,cgroup"];
     let whole = agent(&[&["--cgroup", &name(&cgroup.0)], &labels[..]].concat());
-    let part = agent(&[&["--cgroup", inner.to_str().unwrap()], &labels[..]].concat());
+    let narrow = agent(&[&["--cgroup", inner.to_str().unwrap()], &labels[..]].concat());
     for child in [&mut inside, &mut sibling, &mut outside] {
         go(child);
     }
@@ -322,10 +324,10 @@ fn a_cgroup_is_counted_with_those_below_it_and_named_in_a_label() {
     assert_eq!(page.values("comm", port, "client"), ["cgroup-inside", "cgroup-other"]);
     assert_eq!(page.values("cgroup", port, "client"), [name(&inner), name(&cgroup.0.join("other"))]);
     assert_eq!(page.both(port).0.sent, 50);
-    let page = part.scrape();
+    let page = narrow.scrape();
     assert_eq!(page.values("comm", port, "client"), ["cgroup-inside"]);
     assert_eq!(page.both(port).0.sent, 25);
     whole.stop();
-    part.stop();
+    narrow.stop();
     drop((inside, sibling, outside));
 }

@@ -1,5 +1,7 @@
 //! Beginning and end of the agent: what it leaves behind (nothing), what it says when it cannot run, what it may do.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::{
@@ -28,7 +30,7 @@ fn ends(mut command: Command) -> Output {
     let (done, waiting) = std::sync::mpsc::channel::<()>();
     let watch = std::thread::spawn(move || {
         if waiting
-            .recv_timeout(Duration::from_secs(60))
+            .recv_timeout(Duration::from_mins(1))
             .is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout)
         {
             // SAFETY: our own child, which is waited for below.

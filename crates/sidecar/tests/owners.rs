@@ -1,6 +1,8 @@
 //! Whose socket it is: servers that fork, workers that share a listener, sockets that change hands, threads with names of
 //! their own.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::{
@@ -9,7 +11,7 @@ use std::{
     net::{Ipv4Addr, TcpListener, TcpStream},
     os::{
         fd::{AsRawFd, FromRawFd as _, RawFd},
-        unix::{fs::symlink, net::UnixStream},
+        unix::{fs::symlink, net::UnixStream, process::CommandExt as _},
     },
     process::{Command, Stdio},
     thread,
@@ -315,7 +317,6 @@ fn a_process_that_becomes_another_program_keeps_its_connection_under_the_old_nam
         stream.write_all(&[1; 55]).unwrap();
         // SAFETY: a valid descriptor; it is to survive exec.
         unsafe { libc::fcntl(stream.as_raw_fd(), libc::F_SETFD, 0) };
-        use std::os::unix::process::CommandExt as _;
         let _ = Command::new(sleep).arg("60").exec();
     });
     let (mut server, _) = listener.accept().unwrap();

@@ -1,6 +1,8 @@
 //! SIGHUP: filters and the interval change while everything stays attached, and a bad file changes nothing; and labels,
 //! which are chosen once.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::{collections::BTreeSet, fs, net::SocketAddr, time::Duration};
@@ -156,7 +158,9 @@ fn without_a_label_what_it_told_apart_is_one_row() {
     agent.stop();
 
     let agent = Agent::start(&["--ports", &port, "--labels", "src_ip,dst_port,role,comm"]);
-    clients.iter().for_each(|(client, server)| send(client, server, 10));
+    for (client, server) in &clients {
+        send(client, server, 10);
+    }
     let page = agent.scrape();
     let mut sources: Vec<_> = page
         .rows("sidecar_connection_bytes_sent_total", &[("role", "server"), ("comm", &own_comm())])

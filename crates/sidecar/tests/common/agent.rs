@@ -86,7 +86,7 @@ impl Agent {
                 *copy.lock().unwrap() += &(line + "\n");
             }
         });
-        let Ok(address) = address.recv_timeout(Duration::from_secs(60)) else {
+        let Ok(address) = address.recv_timeout(Duration::from_mins(1)) else {
             let _ = child.kill();
             let status = child.wait();
             panic!("the agent did not come up ({status:?}):\n{}", log.lock().unwrap());
@@ -118,7 +118,7 @@ impl Agent {
     /// Status and body of a page.
     pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(self.address).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
+        stream.set_read_timeout(Some(Duration::from_mins(1))).ok()?;
         write!(stream, "GET {path} HTTP/1.0\r\nHost: test\r\n\r\n").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;

@@ -25,7 +25,7 @@ impl Child {
     /// descriptors only those in `keep`: a copy of another test's socket would keep its connection open.
     pub(crate) fn fork(name: &str, keep: &[&dyn AsRawFd], work: impl FnOnce(&mut UnixStream)) -> Self {
         let (line, mut theirs) = UnixStream::pair().unwrap();
-        line.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        line.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
         let name = CString::new(name).unwrap();
         // SAFETY: the child uses nothing that another thread may have locked: no output, no test harness; it leaves
         // by `_exit`.

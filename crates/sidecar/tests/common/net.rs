@@ -1,6 +1,7 @@
 //! TCP connections under a test's control, and what the kernel itself counts for them.
 
 use std::{
+    collections::BTreeMap,
     io::{Read, Write},
     mem::MaybeUninit,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
@@ -16,7 +17,9 @@ use super::{Agent, Page, Side};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TcpInfo {
     pub(crate) state: u8,
-    flags: [u8; 7],
+    before: [u8; 4],
+    options: u8,
+    scales: [u8; 2],
     timers: [u32; 15],
     /// Microseconds.
     pub(crate) rtt: u32,
@@ -34,7 +37,18 @@ pub(crate) struct TcpInfo {
     pub(crate) bytes_retrans: u64,
 }
 
+/// `TcpInfo::state` when it is over (`include/net/tcp_states.h`).
+const TCP_CLOSE: u8 = 7;
+
+impl TcpInfo {
+    /// `TCPI_OPT_…` bits.
+    pub(crate) fn options(&self) -> u8 {
+        self.options
+    }
+}
+
 const _: () = {
+    assert!(std::mem::offset_of!(TcpInfo, options) == 5);
     assert!(std::mem::offset_of!(TcpInfo, rtt) == 68);
     assert!(std::mem::offset_of!(TcpInfo, total_retrans) == 100);
     assert!(std::mem::offset_of!(TcpInfo, segs_out) == 136);
@@ -76,7 +90,7 @@ pub(crate) fn truth(info: &TcpInfo, fins: u64) -> Side {
 
 /// The traffic part of what the agent says.
 pub(crate) fn traffic(side: &Side) -> Side {
-    Side { opened: 0, active: 0, closed: Default::default(), failed: Default::default(), ..side.clone() }
+    Side { opened: 0, active: 0, closed: BTreeMap::new(), failed: BTreeMap::new(), ..side.clone() }
 }
 
 /// Sets an integer option.
@@ -94,7 +108,7 @@ pub(crate) fn set(socket: &impl AsRawFd, level: i32, option: i32, value: i32) {
     assert_eq!(result, 0, "setsockopt {level}/{option}: {}", std::io::Error::last_os_error());
 }
 
-/// Makes close() send a RST.
+/// Makes `close()` send a RST.
 pub(crate) fn linger_zero(socket: &impl AsRawFd) {
     let value = libc::linger { l_onoff: 1, l_linger: 0 };
     // SAFETY: a valid struct of the size given.
@@ -131,21 +145,21 @@ fn raw(address: SocketAddr) -> libc::sockaddr_in {
     }
 }
 
-/// connect() as it is, blocking or not, to an IPv4 address; its errno if it fails.
+/// `connect()` as it is, blocking or not, to an IPv4 address; its errno if it fails.
 pub(crate) fn connect(socket: &impl AsRawFd, to: SocketAddr) -> Result<(), i32> {
     let (address, length) = (raw(to), size_of::<libc::sockaddr_in>() as u32);
     // SAFETY: a valid address of the length given.
     errno(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) })
 }
 
-/// bind() as it is.
+/// `bind()` as it is.
 pub(crate) fn bind(socket: &impl AsRawFd, to: SocketAddr) -> Result<(), i32> {
     let (address, length) = (raw(to), size_of::<libc::sockaddr_in>() as u32);
     // SAFETY: a valid address of the length given.
     errno(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })
 }
 
-/// connect() with `AF_UNSPEC`: dissolves the connection and leaves the socket for another.
+/// `connect()` with `AF_UNSPEC`: dissolves the connection and leaves the socket for another.
 pub(crate) fn disconnect(socket: &impl AsRawFd) -> Result<(), i32> {
     let address = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
     // SAFETY: a valid address of the length given.
@@ -154,10 +168,21 @@ pub(crate) fn disconnect(socket: &impl AsRawFd) -> Result<(), i32> {
     })
 }
 
-/// listen() with a backlog of the caller's choice on a bound socket.
+/// `listen()` with a backlog of the caller's choice on a bound socket.
 pub(crate) fn listen(socket: &impl AsRawFd, backlog: i32) -> Result<(), i32> {
     // SAFETY: no pointers involved.
     errno(unsafe { libc::listen(socket.as_raw_fd(), backlog) })
+}
+
+/// Connects with the data already in the first packet (`MSG_FASTOPEN`); how much was taken.
+pub(crate) fn send_first(socket: &impl AsRawFd, to: SocketAddr, data: &[u8]) -> Result<usize, i32> {
+    let (address, length) = (raw(to), size_of::<libc::sockaddr_in>() as u32);
+    // SAFETY: valid data and a valid address of the lengths given.
+    let sent = unsafe {
+        let (data, count) = (data.as_ptr().cast(), data.len());
+        libc::sendto(socket.as_raw_fd(), data, count, libc::MSG_FASTOPEN, (&raw const address).cast(), length)
+    };
+    if sent < 0 { errno(-1).map(|()| 0) } else { Ok(sent as usize) }
 }
 
 fn errno(result: i32) -> Result<(), i32> {
@@ -227,10 +252,8 @@ impl Pair {
         assert_eq!((&self.server).read(&mut [0]).unwrap(), 0);
         self.server.shutdown(Write).unwrap();
         assert_eq!((&self.client).read(&mut [0]).unwrap(), 0);
-        /// `TCP_CLOSE`
-        const CLOSE: u8 = 7;
         super::eventually("closed on both sides", || {
-            info(&self.client).state == CLOSE && info(&self.server).state == CLOSE
+            info(&self.client).state == TCP_CLOSE && info(&self.server).state == TCP_CLOSE
         });
         (info(&self.client), info(&self.server))
     }

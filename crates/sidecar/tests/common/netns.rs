@@ -53,7 +53,7 @@ impl Netns {
     /// Drops this many of ten packets to a port, at random.
     pub(crate) fn lose(&self, port: u16, of_ten: u32) -> Result<(), String> {
         self.filter(&format!("tcp dport {port} numgen random mod 10 < {of_ten} drop")).or_else(|nft| {
-            let tc = self.tool(&format!("tc qdisc add dev lo root netem loss {}0%", of_ten));
+            let tc = self.tool(&format!("tc qdisc add dev lo root netem loss {of_ten}0%"));
             tc.map(drop).map_err(|tc| format!("no packet loss here: {nft}; {tc}"))
         })
     }
