@@ -8,7 +8,7 @@
 mod bind;
 mod connection;
 mod pages;
-mod probes;
+pub(crate) mod probes;
 mod routes;
 mod stats;
 mod stream;

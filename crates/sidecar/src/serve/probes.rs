@@ -8,8 +8,9 @@ struct Document<'a> {
     probes: Vec<Probe<'a>>,
 }
 
+/// One probe's state with everything that led to it.
 #[derive(Serialize)]
-struct Probe<'a> {
+pub(crate) struct Probe<'a> {
     #[serde(rename = "probe")]
     name: &'a str,
     state: &'a str,
@@ -45,7 +46,8 @@ pub(super) fn json(reports: &[ProbeReport]) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(&Document { probes: reports.iter().map(probe).collect() })
 }
 
-fn probe(report: &ProbeReport) -> Probe<'_> {
+/// One probe of it.
+pub(crate) fn probe(report: &ProbeReport) -> Probe<'_> {
     Probe {
         name: report.probe,
         state: report.state.as_str(),

@@ -2,17 +2,19 @@
 
 use std::{fs, path::Path, process::Command};
 
-use sidecar_common::scope::{BY_CGROUP, BY_CHILDREN, BY_COMM, BY_PID, BY_PORT, MAX_COMMS, Scope};
+use sidecar_common::scope::{
+    BY_CGROUP, BY_CHILDREN, BY_COMM, BY_PID, BY_PORT, CommWords, MAX_COMMS, Scope, comm_words,
+};
 
 use super::{
     super::target::{Host, resolve},
     File, all, yaml,
 };
 
-fn name(text: &str) -> [u8; 16] {
+fn name(text: &str) -> CommWords {
     let mut name = [0; 16];
     name[..text.len()].copy_from_slice(text.as_bytes());
-    name
+    comm_words(&name)
 }
 
 #[test]
@@ -41,7 +43,7 @@ fn each_kind_sets_its_flag_and_its_entries() {
     assert_eq!(resolved.ports, [443, 80]);
     assert_eq!(resolved.scope.flags, BY_PID | BY_CHILDREN | BY_PORT | BY_COMM);
     assert_eq!(resolved.scope.comm_count, 2);
-    assert_eq!(resolved.scope.comms[..3], [name("nginx"), name("curl"), [0; 16]]);
+    assert_eq!(resolved.scope.comms[..3], [name("nginx"), name("curl"), [0; 2]]);
     assert_eq!(resolved.scope.cgroup_count, 0);
 }
 
@@ -65,7 +67,7 @@ fn long_names_are_cut_as_the_kernel_cuts_them_and_the_user_is_told() {
     let script = "printf äöüäöüäöü > /proc/$$/comm; cat /proc/$$/comm";
     let kernel = Command::new("sh").args(["-c", script]).output().unwrap().stdout;
     assert_eq!(kernel.strip_suffix(b"\n").unwrap(), &expected[..15]);
-    assert_eq!(resolve(&config, &Host::default(), 0).unwrap().scope.comms[0], expected);
+    assert_eq!(resolve(&config, &Host::default(), 0).unwrap().scope.comms[0], comm_words(&expected));
 }
 
 #[test]
