@@ -158,18 +158,11 @@ fn for_everybody(scratch: &Scratch) -> PathBuf {
     copy
 }
 
-/// The agent's command line as another program file.
-fn command_of(file: PathBuf, flags: &[&str]) -> Command {
-    let mut command = Command::new(file);
-    command.args(["--config", "/dev/null", "--listen", "127.0.0.1:0"]).args(flags);
-    command
-}
-
 #[test]
 fn without_capabilities_it_says_so_in_one_line_with_its_exit_code() {
     need_root!();
     let scratch = Scratch::new();
-    let mut command = command_of(for_everybody(&scratch), &[]);
+    let mut command = agent::command_of(&for_everybody(&scratch), &["--listen", "127.0.0.1:0"]);
     command.uid(NOBODY).gid(NOBODY);
     let output = ends(command);
     assert_eq!(explained(&output, &["cap_bpf"]), Some(3));
@@ -180,7 +173,7 @@ fn an_ordinary_user_with_three_capabilities_can_run_it() {
     use caps::{CapSet, Capability};
     need_root!();
     let scratch = Scratch::new();
-    let mut command = command_of(for_everybody(&scratch), &["--interval", "1"]);
+    let mut command = agent::command_of(&for_everybody(&scratch), &["--listen", "127.0.0.1:0"]);
     // What the kernel does for a file with `setcap cap_bpf,cap_perfmon,cap_net_admin+ep`.
     let wanted = [Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_NET_ADMIN];
     let become_user = move || {

@@ -4,7 +4,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, OnceLock, mpsc},
     thread,
@@ -30,7 +30,12 @@ pub(crate) fn binary() -> PathBuf {
 
 /// The agent's command line, untouched by configuration that happens to lie around.
 pub(crate) fn command(flags: &[&str]) -> Command {
-    let mut command = Command::new(binary());
+    command_of(&binary(), flags)
+}
+
+/// The same for another copy of the agent.
+pub(crate) fn command_of(file: &Path, flags: &[&str]) -> Command {
+    let mut command = Command::new(file);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("SIDECAR_") {
             command.env_remove(name);
