@@ -21,7 +21,8 @@ pub(super) enum Level {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Check {
     /// What was looked at; programs find it by this name.
-    pub(super) check: &'static str,
+    #[serde(rename = "check")]
+    pub(super) name: &'static str,
     pub(super) level: Level,
     /// In words.
     pub(super) found: String,
@@ -33,8 +34,8 @@ pub(super) struct Check {
 
 impl Check {
     /// A check that needs no advice.
-    pub(super) fn new(check: &'static str, level: Level, found: impl Into<String>, facts: Value) -> Self {
-        Self { check, level, found: found.into(), advice: String::new(), facts }
+    pub(super) fn new(name: &'static str, level: Level, found: impl Into<String>, facts: Value) -> Self {
+        Self { name, level, found: found.into(), advice: String::new(), facts }
     }
 
     /// The same with what to do.

@@ -62,7 +62,7 @@ fn examine(config: &Config, host: &Host) -> Findings {
     let (trials, readable) = trial::all(config, &privileges, &obstacle);
     let (exit, summary) = match trial::verdict(&trials, readable) {
         // The agent would refuse to start.
-        (Exit::Ok, _) if checks.iter().any(|check| check.check == FILTER && check.level == Level::Fail) => {
+        (Exit::Ok, _) if checks.iter().any(|check| check.name == FILTER && check.level == Level::Fail) => {
             (Exit::Failure, "the filter names what is not there".to_owned())
         }
         verdict => verdict,

@@ -41,7 +41,7 @@ pub(super) struct Privileges {
     /// It lives in a user namespace of its own, whose capabilities count for nothing here.
     pub(super) own_user_namespace: bool,
     /// Nothing it executes gains privileges, so capabilities of files have no effect.
-    no_new_privileges: bool,
+    setcap_is_moot: bool,
     /// Bytes of locked memory it may have, where BPF maps count as such; none if it may have as much as it likes.
     pub(super) locked_memory: Option<u64>,
     /// Whether a seccomp filter is on; none if that cannot be seen.
@@ -70,7 +70,7 @@ impl Privileges {
             locked_memory: host.locked_memory.filter(|_| !unlimited),
             effective: host.capabilities.clone(),
             own_user_namespace: namespace.is_ok_and(|link| link != Path::new(INITIAL_USER_NAMESPACE)),
-            no_new_privileges: field("NoNewPrivs") == Some(1),
+            setcap_is_moot: field("NoNewPrivs") == Some(1),
             // `SECCOMP_MODE_FILTER`
             seccomp: field("Seccomp").map(|mode| mode == 2),
         }
@@ -102,7 +102,7 @@ impl Privileges {
             "in a container, add {} (docker run --cap-add, Kubernetes securityContext.capabilities.add)",
             short.join(" and ")
         );
-        if self.no_new_privileges {
+        if self.setcap_is_moot {
             return format!(
                 "run as root or with ambient capabilities; setcap has no effect here, because no_new_privs is set \
                  (systemd: NoNewPrivileges=, Kubernetes: allowPrivilegeEscalation: false); {container}"
@@ -144,7 +144,7 @@ impl Privileges {
             "effective": effective,
             "missing": missing,
             "own_user_namespace": self.own_user_namespace,
-            "no_new_privs": self.no_new_privileges,
+            "no_new_privs": self.setcap_is_moot,
         });
         let found = match (there.as_slice(), absent.as_slice()) {
             (_, []) => list(&there),

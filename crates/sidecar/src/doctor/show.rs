@@ -39,7 +39,7 @@ pub(super) fn text(findings: &Findings, coloured: bool) -> String {
 }
 
 fn row(out: &mut String, check: &Check, coloured: bool) {
-    let name = check.check.replace('_', " ");
+    let name = check.name.replace('_', " ");
     let found = wrap(&check.found, FOUND, WIDTH);
     let _ = writeln!(out, "  {} {name:<19}{}", mark(check.level, coloured), found.trim_start());
     advice(out, &check.advice, FOUND);
@@ -66,7 +66,7 @@ fn probe(out: &mut String, trial: &Trial, checks: &[Check], coloured: bool) {
     );
     let same = |check: &&Check| !check.advice.is_empty() && check.advice == report.advice;
     match checks.iter().find(same) {
-        Some(check) => advice(out, &format!("see {} above", check.check.replace('_', " ")), FOUND),
+        Some(check) => advice(out, &format!("see {} above", check.name.replace('_', " ")), FOUND),
         None => advice(out, &report.advice, FOUND),
     }
     for hook in &report.hooks {

@@ -72,7 +72,7 @@ impl Fake {
     fn check(&self, name: &str) -> Check {
         let mut checks = kernel::checks(&self.0);
         checks.extend(self.privileges().checks(PROBES, &config(&[])));
-        checks.into_iter().find(|check| check.check == name).unwrap()
+        checks.into_iter().find(|check| check.name == name).unwrap()
     }
 }
 
