@@ -29,7 +29,7 @@ use kernels::Kernel;
 use machine::Report;
 
 /// Longest a machine may take.
-const LIMIT: Duration = Duration::from_mins(10);
+const LIMIT: Duration = Duration::from_mins(20);
 /// Machines at a time; each has two emulated processors.
 const PARALLEL: usize = 2;
 

@@ -12,8 +12,9 @@ use anyhow::{Context as _, Result, bail};
 
 use super::kernels::files;
 
-/// What tests use beyond what Debian builds in: network namespaces joined by veth, loss and delay, packet filters.
-const WANTED: [&str; 12] = [
+/// What tests use beyond what Debian builds in: network namespaces joined by veth, loss and delay, packet filters, what
+/// `ss` asks for details.
+const WANTED: [&str; 14] = [
     "veth",
     "sch_netem",
     "sch_ingress",
@@ -23,8 +24,10 @@ const WANTED: [&str; 12] = [
     "nft_counter",
     "nft_ct",
     "nft_limit",
+    "nft_numgen",
     "nft_reject_inet",
     "dummy",
+    "tcp_diag",
     "tls",
 ];
 
