@@ -180,11 +180,10 @@ fn an_older_connection_whose_listener_is_gone_still_has_the_right_roles() {
 }
 
 /// What `ss` says about the payload a socket has sent, each byte once; for a socket that no process holds.
-fn sent_according_to_ss(port: u16) -> u64 {
+fn sent_according_to_ss(port: u16) -> Option<u64> {
     let text = common::run(Command::new("ss").args(["-tinHO", "dport", "=", &format!(":{port}")])).unwrap();
     let number = |key: &str| text.split(' ').find_map(|word| word.strip_prefix(key)?.parse::<u64>().ok());
-    let sent = number("bytes_sent:").unwrap_or_else(|| panic!("no bytes_sent in {text:?}"));
-    sent - number("bytes_retrans:").unwrap_or_default()
+    Some(number("bytes_sent:")? - number("bytes_retrans:").unwrap_or_default())
 }
 
 #[test]
@@ -206,9 +205,12 @@ fn a_connection_no_process_holds_any_more_is_counted_to_its_end() {
     drop(client);
     // The kernel tries the full window once more after 200 ms; then it only repeats that.
     std::thread::sleep(Duration::from_secs(1));
-    let (sent, received) = (sent_according_to_ss(port), info(&server).bytes_received);
+    let Some(sent) = sent_according_to_ss(port) else {
+        skip!("ss gets no details from this kernel (module tcp_diag)");
+    };
+    let received = info(&server).bytes_received;
     let agent = start();
-    assert_eq!(sent, sent_according_to_ss(port), "of {written}, {received} received");
+    assert_eq!(Some(sent), sent_according_to_ss(port), "of {written}, {received} received");
     assert!(sent < written, "something is still to be sent");
     let (of_client, of_server) = agent.scrape().both(port);
     assert_eq!((of_client.active, of_server.active), (1, 1), "{of_client:?} {of_server:?}");

@@ -54,7 +54,6 @@ fn according_to_ss(text: &str) -> Side {
         // ss leaves out what is zero; `retrans` is lost now / ever.
         word.map_or(0, |word| word.rsplit('/').next().unwrap().parse().unwrap())
     };
-    assert!(text.contains("segs_out:"), "not ss's: {text:?}");
     Side {
         sent: number("bytes_sent:") - number("bytes_retrans:"),
         received: number("bytes_received:"),
@@ -86,6 +85,9 @@ fn bytes_packets_and_retransmits_are_those_ss_prints() {
         moved += 500_000;
     }
     let ss = |side: &str| namespace.tool(&format!("ss -tinHO {side} = :{port}")).unwrap();
+    if !ss("dport").contains("segs_out:") {
+        skip!("ss gets no details from this kernel (module tcp_diag)");
+    }
     for _ in 0..20 {
         let before = (according_to_ss(&ss("dport")), according_to_ss(&ss("sport")));
         let page = agent.scrape();
