@@ -1,0 +1,141 @@
+//! The measured operations. Each does one thing with as little of its own around it as possible, over and over, so that
+//! what differs between two runs is what was added by something else.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Does `operations` of a workload `blocks` times and prints nanoseconds per operation of each block.
+pub(crate) fn measure(workload: &str, blocks: u64, operations: u64) -> Result<()> {
+    let mut operation = operation(workload)?;
+    // What is set up once, such as caches and slabs, is not what we ask for.
+    for _ in 0..operations {
+        operation()?;
+    }
+    let mut times = Vec::with_capacity(blocks as usize);
+    for _ in 0..blocks {
+        let begin = Instant::now();
+        for _ in 0..operations {
+            operation()?;
+        }
+        times.push(begin.elapsed());
+    }
+    for time in times {
+        println!("@@block {workload} {:.1}", time.as_nanos() as f64 / operations as f64);
+    }
+    Ok(())
+}
+
+type Operation = Box<dyn FnMut() -> Result<()>>;
+
+fn operation(workload: &str) -> Result<Operation> {
+    Ok(match workload {
+        "roundtrip" => roundtrip()?,
+        "connection" => connection()?,
+        "open" => Box::new(|| {
+            drop(File::open("/etc/hosts")?);
+            Ok(())
+        }),
+        "spawn" => Box::new(|| {
+            let status = Command::new("/bin/true").env_clear().status().context("cannot start /bin/true")?;
+            anyhow::ensure!(status.success(), "/bin/true failed: {status}");
+            Ok(())
+        }),
+        "syscall" => Box::new(|| {
+            // SAFETY: no arguments, cannot fail.
+            unsafe { libc::getppid() };
+            Ok(())
+        }),
+        "udp" => udp()?,
+        _ => bail!("there is no workload `{workload}`"),
+    })
+}
+
+/// The other end: this program again, in a process of its own, that ends with us.
+struct Peer {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Peer {
+    fn start() -> Result<Self> {
+        let mut process = Command::new(std::env::current_exe()?)
+            .arg("peer")
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start the other end")?;
+        let mut line = String::new();
+        let output = process.stdout.as_mut().context("the other end has no output")?;
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line)?;
+        let address = line.trim().parse().context("the other end gave no address")?;
+        Ok(Self { process, address })
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The other end of `connection` and `roundtrip`: answers each byte, one connection after the other, until killed.
+pub(crate) fn peer() -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    println!("{}", listener.local_addr()?);
+    loop {
+        let (mut stream, _) = listener.accept()?;
+        stream.set_nodelay(true)?;
+        let mut byte = [0];
+        while stream.read(&mut byte)? > 0 {
+            stream.write_all(&byte)?;
+        }
+    }
+}
+
+/// One byte there and back on a connection that stays.
+fn roundtrip() -> Result<Operation> {
+    let peer = Peer::start()?;
+    let mut stream = TcpStream::connect(peer.address)?;
+    stream.set_nodelay(true)?;
+    Ok(Box::new(move || {
+        let _ = &peer;
+        exchange(&mut stream)
+    }))
+}
+
+/// A connection of its own for one byte there and back.
+fn connection() -> Result<Operation> {
+    let peer = Peer::start()?;
+    Ok(Box::new(move || {
+        // All of it: a captured address alone would end the other end here.
+        let peer = &peer;
+        exchange(&mut TcpStream::connect(peer.address)?)
+    }))
+}
+
+fn exchange(stream: &mut TcpStream) -> Result<()> {
+    let mut byte = [1];
+    stream.write_all(&byte)?;
+    stream.read_exact(&mut byte)?;
+    Ok(())
+}
+
+/// A datagram to ourselves.
+fn udp() -> Result<Operation> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    socket.connect(socket.local_addr()?)?;
+    Ok(Box::new(move || {
+        let mut byte = [1];
+        socket.send(&byte)?;
+        socket.recv(&mut byte)?;
+        Ok(())
+    }))
+}
