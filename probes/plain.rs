@@ -11,10 +11,11 @@ unsafe impl Plain for u32 {}
 // SAFETY: integers.
 unsafe impl Plain for u64 {}
 
-/// The value in `bytes`; `None` if the length is not its size.
-pub(crate) fn from_bytes<T: Plain>(bytes: &[u8]) -> Option<T> {
-    // SAFETY: as many bytes as `T` has, any of which are a `T`; alignment is not assumed.
-    (bytes.len() == size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+/// The value in `bytes` where it lies; `None` if the length is not its size or it is not aligned.
+pub(crate) fn view<T: Plain>(bytes: &[u8]) -> Option<&T> {
+    let fits = bytes.len() == size_of::<T>() && bytes.as_ptr().cast::<T>().is_aligned();
+    // SAFETY: as many bytes as `T` has, any of which are a `T`, aligned for it.
+    fits.then(|| unsafe { &*bytes.as_ptr().cast::<T>() })
 }
 
 /// The bytes of a value.

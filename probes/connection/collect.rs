@@ -15,7 +15,7 @@ use super::{
         SCAN_LISTENERS, SCAN_OWNERS, UNTRACKED, state,
     },
 };
-use crate::plain::{as_bytes, as_bytes_mut, from_bytes};
+use crate::plain::{as_bytes, as_bytes_mut, view};
 
 /// A live socket as the last sweep saw it.
 struct Live {
@@ -85,9 +85,9 @@ impl Connections {
         for bytes in buffer.chunks(size_of::<Record>()) {
             let record = parse(bytes)?;
             if self.must_settle && record.conn.flags & LISTENERS_OWNER != 0 {
-                unsettled.push(record);
+                unsettled.push(*record);
             } else {
-                self.live_record(kernel, &record)?;
+                self.live_record(kernel, record)?;
             }
         }
         self.buffer = buffer;
@@ -107,8 +107,11 @@ impl Connections {
             let mut conn = record.conn;
             let found = kernel.lookup("SOCKETS", as_bytes(&record.sk), as_bytes_mut(&mut conn))?;
             // Closed meanwhile: its last record is in the ring and says everything.
-            if found && conn.born == record.conn.born {
-                record.conn = conn;
+            if found && conn.born == record.conn.born && conn.flags != 0 {
+                // Still unsettled: nobody has accepted it, and the record names the listener's owner.
+                if conn.flags & LISTENERS_OWNER == 0 {
+                    record.conn = conn;
+                }
                 self.live_record(kernel, record)?;
             }
         }
@@ -244,6 +247,7 @@ impl Collector for Connections {
         // What passed the old filter may not pass the new one: begin anew, counting from now.
         kernel.for_each("SOCKETS", true, &mut |_, _| {})?;
         kernel.for_each("LISTENERS", true, &mut |_, _| {})?;
+        kernel.update("PARKED", as_bytes(&0u32), as_bytes(&0u64))?;
         for live in std::mem::take(&mut self.live).into_values() {
             self.release(live.slot, live.listener);
         }
@@ -253,7 +257,7 @@ impl Collector for Connections {
     fn drain(&mut self, kernel: &mut dyn Kernel) -> Result<(), CollectError> {
         let mut malformed = None;
         kernel.drain("RECORDS", &mut |bytes| match parse(bytes) {
-            Ok(record) => self.closed_record(&record),
+            Ok(record) => self.closed_record(record),
             Err(error) => malformed = Some(error),
         })?;
         malformed.map_or(Ok(()), Err)
@@ -268,18 +272,19 @@ impl Collector for Connections {
         // The sweep before the ring: a connection that ends in between is first seen alive, then closed.
         self.sweep(kernel)?;
         self.drain(kernel)?;
-        let mut spilled = Vec::new();
-        kernel.for_each("SPILL", true, &mut |_, bytes| spilled.push(parse(bytes)))?;
-        for record in spilled {
-            self.closed_record(&record?);
-        }
+        let mut malformed = None;
+        kernel.for_each("SPILL", true, &mut |_, bytes| match parse(bytes) {
+            Ok(record) => self.closed_record(record),
+            Err(error) => malformed = Some(error),
+        })?;
+        malformed.map_or(Ok(()), Err)?;
         self.table.rows(rows);
         Ok(())
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Record, CollectError> {
-    let record = from_bytes::<Record>(bytes).filter(|record| record.kind <= GONE);
+fn parse(bytes: &[u8]) -> Result<&Record, CollectError> {
+    let record = view::<Record>(bytes).filter(|record| record.kind <= GONE);
     record.ok_or_else(|| {
         let expected = size_of::<Record>();
         CollectError::Malformed(format!("a record of {} bytes where {expected} were expected", bytes.len()))

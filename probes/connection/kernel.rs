@@ -3,6 +3,8 @@
 //! kernel's own, read when a connection ends and, for live ones, when the agent sweeps.
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "the only way to an atomic addition on this target")]
 
 mod kernel_iterators;
 mod kernel_socket;
@@ -12,19 +14,19 @@ mod shared;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    EbpfContext, Global,
-    bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    EbpfContext,
+    bindings::{BPF_ANY, BPF_F_NO_PREALLOC},
     helpers::bpf_ktime_get_ns,
     macros::{btf_tracepoint, fexit, kretprobe, map, raw_tracepoint},
     maps::{HashMap, RingBuf},
     programs::{BtfTracePointContext, FExitContext, RawTracePointContext, RetProbeContext},
 };
 use kernel_socket::{
-    CONTROL, FIELDS, LISTENERS, SOCKETS, Tracked, add_listener, describe, fresh, infer, listen_key,
-    local_port, ports, track,
+    Begin, CONSTANTS, CONTROL, FIELDS, LISTENERS, Tracked, add_listener, describe, forget, infer, listen_key,
+    local_port, ports, track, tracked,
 };
 use shared::{
-    CLIENT, CLOSED, Conn, Constants, IPPROTO_TCP, LISTENERS_OWNER, PREEXISTING, RING_BYTES, Record, SERVER,
+    CLIENT, CLOSED, Conn, IPPROTO_TCP, LISTENER, LISTENERS_OWNER, PREEXISTING, RING_BYTES, Record, SERVER,
     SPILL_ENTRIES, UNTRACKED, state,
 };
 use sidecar_ebpf::{
@@ -33,9 +35,6 @@ use sidecar_ebpf::{
     record, scope,
     sidecar_common::{loss::Loss, owner::Owner},
 };
-
-#[unsafe(no_mangle)]
-static CONSTANTS: Global<Constants> = Global::new(Constants { accept_parameters: 0 });
 
 #[map]
 static RECORDS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
@@ -85,6 +84,8 @@ pub fn accept_kretprobe(ctx: RetProbeContext) -> u32 {
     0
 }
 
+/// Its handlers are functions of their own where they build something on the stack: together they would need more than
+/// the 512 bytes a program has.
 #[inline(always)]
 fn on_state<M: Mem>(sk: *const u8, old: u8, new: u8) {
     // SAFETY: offsets of `struct sock`.
@@ -103,7 +104,7 @@ fn on_state<M: Mem>(sk: *const u8, old: u8, new: u8) {
 }
 
 /// `connect()`: runs in the caller's context, before the first SYN leaves.
-#[inline(always)]
+#[inline(never)]
 fn on_connect<M: Mem>(sk: *const u8) {
     let owner = current::owner();
     if let Some(scope) = scope::active() {
@@ -113,13 +114,13 @@ fn on_connect<M: Mem>(sk: *const u8) {
             return;
         }
     }
-    track(sk, &Conn { flags: CLIENT, ..fresh(owner) }, BPF_ANY);
+    track(sk, &Begin::new(owner, CLIENT), true);
 }
 
 /// The peer answered our SYN.
 #[inline(always)]
 fn on_connected<M: Mem>(sk: *const u8) {
-    let Some(conn) = SOCKETS.get_ptr_mut(sk as u64) else { return };
+    let Some(conn) = tracked(sk) else { return };
     // SAFETY: a live map value; only this socket's state changes write these members, and they do not overlap.
     unsafe {
         let now = bpf_ktime_get_ns();
@@ -132,24 +133,20 @@ fn on_connected<M: Mem>(sk: *const u8) {
 }
 
 /// A client's handshake is complete and the new socket waits to be accepted. Softirq: nobody's context.
-#[inline(always)]
+#[inline(never)]
 fn on_passive<M: Mem>(sk: *const u8) {
     let tcp = M::tcp_sock(sk);
     if tcp.is_null() {
         return;
     }
-    let key = listen_key::<M>(sk, tcp);
-    let port = key.port as u16;
-    // SAFETY: copied at once.
-    let listener = unsafe { LISTENERS.get(key) };
-    let owner = match (listener, scope::active()) {
-        (Some(listener), None) => listener.owner,
-        (None, None) => Owner::UNKNOWN,
+    // Whose it is stays open until it is accepted: nearly always soon, and then nobody asks for the listener's owner.
+    if let Some(scope) = scope::active() {
+        let key = listen_key::<M>(sk, tcp);
         // A listener is only known if its owner passes.
-        (Some(listener), Some(scope)) if scope::passes_port(scope, port) => listener.owner,
-        _ => return,
-    };
-    let fresh = fresh(owner);
+        if LISTENERS.get_ptr(key).is_none() || !scope::passes_port(scope, key.port as u16) {
+            return;
+        }
+    }
     // SAFETY: offsets of `struct tcp_sock`. The only sample so far is the time from SYN-ACK to ACK.
     let handshake = unsafe {
         if M::read::<u32>(tcp, field!(FIELDS.total_retrans)) == 0 {
@@ -158,29 +155,29 @@ fn on_passive<M: Mem>(sk: *const u8) {
             0
         }
     };
-    let conn = Conn {
+    let begin = Begin {
+        owner: Owner::UNKNOWN,
         flags: SERVER | LISTENERS_OWNER,
-        established: fresh.born,
+        established: true,
         handshake,
         ports: ports::<M>(sk, tcp),
-        ..fresh
+        base: None,
     };
-    if track(sk, &conn, BPF_NOEXIST) == Tracked::Already {
+    if track(sk, &begin, false) == Tracked::Already {
         // Both sides connected at once and ours is known already; or what is known is a leftover of another socket.
-        let connecting = SOCKETS.get_ptr(sk as u64).is_some_and(|known| {
-            // SAFETY: a live map value.
-            unsafe { (*known).flags & CLIENT != 0 && (*known).established == 0 }
-        });
+        // SAFETY: a live map value.
+        let connecting = tracked(sk)
+            .is_some_and(|known| unsafe { (*known).flags & CLIENT != 0 && (*known).established == 0 });
         if connecting {
             on_connected::<M>(sk);
         } else {
-            track(sk, &conn, BPF_ANY);
+            track(sk, &begin, true);
         }
     }
 }
 
 /// listen(): runs in the caller's context.
-#[inline(always)]
+#[inline(never)]
 fn on_listen<M: Mem>(sk: *const u8) {
     let owner = current::owner();
     let port = local_port::<M>(sk);
@@ -189,13 +186,13 @@ fn on_listen<M: Mem>(sk: *const u8) {
     {
         return;
     }
-    add_listener::<M>(sk, port, fresh(owner));
+    add_listener::<M>(sk, port, &Begin::new(owner, LISTENER));
 }
 
 #[inline(always)]
 fn on_close<M: Mem>(sk: *const u8, old: u8) {
     // A handshake the kernel gave up on its own was never ours to tell of.
-    if old == state::CLOSE || old == state::SYN_RECV && SOCKETS.get_ptr(sk as u64).is_none() {
+    if old == state::CLOSE || old == state::SYN_RECV && tracked(sk).is_none() {
         return;
     }
     let tcp = M::tcp_sock(sk);
@@ -219,7 +216,7 @@ fn on_close<M: Mem>(sk: *const u8, old: u8) {
 /// One listener of a port less. The port is no longer in `skc_num` by now, but still in `inet_sport`.
 #[inline(always)]
 fn remove_listener<M: Mem>(sk: *const u8, tcp: *const u8) {
-    if SOCKETS.get_ptr(sk as u64).is_none() {
+    if tracked(sk).is_none() {
         return;
     }
     let key = listen_key::<M>(sk, tcp);
@@ -240,32 +237,50 @@ fn remove_listener<M: Mem>(sk: *const u8, tcp: *const u8) {
 #[inline(always)]
 fn on_own_fin(sk: *const u8) {
     if CONTROL.get(0).is_some_and(|control| control.owner_at_close != 0) {
-        take_over(sk as u64);
+        take_over(sk);
     }
 }
 
 #[inline(always)]
-fn take_over(sk: u64) {
-    if let Some(conn) = SOCKETS.get_ptr_mut(sk) {
+fn take_over(sk: *const u8) {
+    if let Some(conn) = tracked(sk) {
         // SAFETY: a live map value of a socket its owner holds locked.
         unsafe {
             if (*conn).flags & LISTENERS_OWNER != 0 {
-                (*conn).owner = current::owner();
+                current::describe(&mut (*conn).owner);
                 (*conn).flags &= !LISTENERS_OWNER;
             }
         }
     }
 }
 
-/// accept(): the process that takes the connection owns it from here on.
+/// `accept()`: the process that takes the connection owns it from here on.
 #[inline(always)]
 fn on_accept(sk: u64) {
-    if sk == 0 {
+    let sk = sk as *const u8;
+    if sk.is_null() {
         return;
     }
+    match (tracked(sk), scope::active()) {
+        (Some(conn), None) => {
+            // SAFETY: a live map value; the socket is ours alone until accept() returns.
+            unsafe {
+                current::describe(&mut (*conn).owner);
+                (*conn).flags &= !LISTENERS_OWNER;
+            }
+        }
+        (None, None) => {}
+        (known, Some(scope)) => {
+            accepted_under_filter(sk, known, scope::passes_port(scope, local_port::<Checked>(sk)))
+        }
+    }
+}
+
+/// Under a filter it is the accepting process that counts, whoever listens.
+#[inline(always)]
+fn accepted_under_filter(sk: *const u8, known: Option<*mut Conn>, passes_port: bool) {
     let owner = current::owner();
-    let passes = scope::active().is_none() || scope::passes_task(current::task(), &owner);
-    match (SOCKETS.get_ptr_mut(sk), passes) {
+    match (known, scope::passes_task(current::task(), &owner)) {
         (Some(conn), true) => {
             // SAFETY: a live map value; the socket is ours alone until accept() returns.
             unsafe {
@@ -273,16 +288,11 @@ fn on_accept(sk: u64) {
                 (*conn).flags &= !LISTENERS_OWNER;
             }
         }
-        (Some(_), false) => {
-            let _ = SOCKETS.remove(sk);
-        }
-        (None, true) if scope::active().is_some() => {
-            let sk = sk as *const u8;
-            if scope::active().is_some_and(|scope| scope::passes_port(scope, local_port::<Checked>(sk))) {
-                let fresh = fresh(owner);
-                let ports = ports::<Checked>(sk, sk);
-                track(sk, &Conn { flags: SERVER, established: fresh.born, ports, ..fresh }, BPF_NOEXIST);
-            }
+        (Some(conn), false) => forget(sk, conn),
+        (None, true) if passes_port => {
+            let ports = ports::<Checked>(sk, sk);
+            let begin = Begin { established: true, ports, ..Begin::new(owner, SERVER) };
+            track(sk, &begin, false);
         }
         _ => {}
     }
@@ -291,7 +301,7 @@ fn on_accept(sk: u64) {
 /// The socket is going: hands over what it has done and forgets it.
 #[inline(always)]
 fn finish<M: Mem>(sk: *const u8, tcp: *const u8, old: u8) {
-    let Some(conn) = SOCKETS.get_ptr(sk as u64) else {
+    let Some(conn) = tracked(sk) else {
         return finish_untracked::<M>(sk, tcp, old);
     };
     let Some(mut entry) = RECORDS.reserve::<Record>(0) else {
@@ -300,21 +310,21 @@ fn finish<M: Mem>(sk: *const u8, tcp: *const u8, old: u8) {
     // SAFETY: a live map value, copied whole.
     unsafe { describe::<M>(sk, tcp, entry.as_mut_ptr(), &*conn, CLOSED, old) };
     // Forgotten before the record is out: whoever has read the record will not meet the connection in a sweep.
-    let _ = SOCKETS.remove(sk as u64);
+    forget(sk, conn);
     entry.submit(record::wakeup(&RECORDS, RING_BYTES));
 }
 
 /// The ring is full: the record waits in a map until the agent's next tick.
 #[inline(never)]
 fn finish_aside<M: Mem>(sk: *const u8, tcp: *const u8, old: u8) {
-    if let Some(conn) = SOCKETS.get_ptr(sk as u64) {
+    if let Some(conn) = tracked(sk) {
         let mut aside = MaybeUninit::<Record>::uninit();
         // SAFETY: `describe` writes every byte; a live map value, copied whole.
         let aside = unsafe {
             describe::<M>(sk, tcp, aside.as_mut_ptr(), &*conn, CLOSED, old);
             aside.assume_init_ref()
         };
-        let _ = SOCKETS.remove(sk as u64);
+        forget(sk, conn);
         let kept = SPILL.insert([sk as u64, aside.now], aside, u64::from(BPF_ANY)).is_ok();
         loss::count(if kept { Loss::Spilled } else { Loss::Record });
     }
@@ -332,8 +342,11 @@ fn finish_untracked<M: Mem>(sk: *const u8, tcp: *const u8, old: u8) {
     let Some(mut entry) = RECORDS.reserve::<Record>(0) else {
         return loss::count(Loss::Record);
     };
-    let conn = Conn { flags: UNTRACKED | role, ..fresh(owner) };
-    // SAFETY: `describe` writes every byte of the entry.
-    unsafe { describe::<M>(sk, tcp, entry.as_mut_ptr(), &conn, CLOSED, old) };
+    let mut conn = MaybeUninit::<Conn>::uninit();
+    // SAFETY: both write every byte of what they are given.
+    unsafe {
+        Begin::new(owner, UNTRACKED | role).write(conn.as_mut_ptr());
+        describe::<M>(sk, tcp, entry.as_mut_ptr(), conn.assume_init_ref(), CLOSED, old);
+    }
     entry.submit(record::wakeup(&RECORDS, RING_BYTES));
 }

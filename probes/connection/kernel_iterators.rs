@@ -4,7 +4,6 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
     cty::c_void,
     helpers::{bpf_ktime_get_ns, generated::bpf_seq_write},
 };
@@ -17,10 +16,10 @@ use sidecar_ebpf::{
 
 use crate::{
     kernel_socket::{
-        CONTROL, FIELDS, SOCKETS, add_listener, counters, describe, fresh, infer, local_port, ports, track,
+        Begin, CONTROL, FIELDS, add_listener, counters, describe, infer, local_port, ports, track, tracked,
     },
     shared::{
-        AF_INET, AF_INET6, Conn, GONE, IPPROTO_TCP, LISTENERS_OWNER, LIVE, PREEXISTING, Record,
+        AF_INET, AF_INET6, Conn, GONE, IPPROTO_TCP, LISTENER, LISTENERS_OWNER, LIVE, PREEXISTING, Record,
         SCAN_CONNECTIONS, SCAN_LISTENERS, SCAN_OWNERS, SERVER, state,
     },
 };
@@ -69,6 +68,9 @@ pub extern "C" fn sweep(ctx: *mut MapElement) -> i32 {
     unsafe {
         let (key, conn) = ((*ctx).key, (*ctx).value);
         if key.is_null() || conn.is_null() {
+            return 0;
+        }
+        if (*conn).flags == 0 {
             return 0;
         }
         let sk = *key as *const u8;
@@ -162,7 +164,7 @@ fn found(sk: *const u8, task: *const u8) {
     let Some(control) = CONTROL.get(0) else { return };
     // SAFETY: offsets of `struct sock`.
     let now = unsafe { Checked::read::<u8>(sk, field!(FIELDS.state)) };
-    if control.scan == SCAN_OWNERS && SOCKETS.get_ptr(sk as u64).is_none() && scope::active().is_none() {
+    if control.scan == SCAN_OWNERS && tracked(sk).is_none() {
         return;
     }
     let owner = current::owner_of(task);
@@ -181,8 +183,8 @@ fn found(sk: *const u8, task: *const u8) {
 fn found_listener(sk: *const u8, owner: Owner) {
     let port = local_port::<Checked>(sk);
     if scope::active().is_none_or(|scope| scope::passes_port(scope, port)) {
-        let conn = Conn { flags: PREEXISTING, base: counters::<Checked>(sk, sk), ..fresh(owner) };
-        add_listener::<Checked>(sk, port, conn);
+        let base = Some(counters::<Checked>(sk, sk));
+        add_listener::<Checked>(sk, port, &Begin { base, ..Begin::new(owner, LISTENER | PREEXISTING) });
     }
 }
 
@@ -199,19 +201,18 @@ fn found_connection(sk: *const u8, now: u8, owner: Option<Owner>) {
         return;
     }
     let unsettled = if owner.is_none() && role == SERVER { LISTENERS_OWNER } else { 0 };
-    let conn = Conn {
-        flags: role | PREEXISTING | unsettled,
-        base: counters::<Checked>(sk, sk),
+    let begin = Begin {
+        base: Some(counters::<Checked>(sk, sk)),
         ports: if now == state::SYN_SENT { 0 } else { ports::<Checked>(sk, sk) },
-        ..fresh(owner.unwrap_or(listener))
+        ..Begin::new(owner.unwrap_or(listener), role | PREEXISTING | unsettled)
     };
-    track(sk, &conn, BPF_NOEXIST);
+    track(sk, &begin, false);
 }
 
 /// Gives a connection that still carries its listener's owner to the process that holds it.
 #[inline(always)]
 fn settle(sk: *const u8, owner: Owner) {
-    if let Some(conn) = SOCKETS.get_ptr_mut(sk as u64) {
+    if let Some(conn) = tracked(sk) {
         // SAFETY: a live map value.
         unsafe {
             if (*conn).flags & LISTENERS_OWNER != 0 {

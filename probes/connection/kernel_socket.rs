@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 //! What is remembered of sockets, and how they are read. The programs at the hooks and the iterators share it.
 
+use core::{
+    intrinsics::{AtomicOrdering, atomic_xadd},
+    mem::MaybeUninit,
+};
+
 use aya_ebpf::{
+    Global,
     bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     helpers::bpf_ktime_get_ns,
     macros::map,
@@ -14,14 +20,17 @@ use sidecar_ebpf::{
 };
 
 use crate::shared::{
-    AF_INET6, CLIENT, Conn, Control, Counters, Fields, LISTENER, LISTENERS_ENTRIES, ListenKey, Listener,
-    Record, SERVER, SOCK_DONE,
+    AF_INET6, CLIENT, Conn, Constants, Control, Counters, Fields, LISTENERS_ENTRIES, LISTENERS_OWNER,
+    ListenKey, Listener, Record, SERVER, SOCK_DONE,
 };
 
 #[unsafe(no_mangle)]
 pub static FIELDS: Fields = Fields::UNRESOLVED;
 
-/// Live sockets by address. Grows as needed, so that a quiet machine does not pay for a busy one.
+#[unsafe(no_mangle)]
+pub static CONSTANTS: Global<Constants> = Global::new(Constants { accept_parameters: 0, parked: 0 });
+
+/// Live sockets by address, and parked entries of former ones. Grows as needed, so that a quiet machine does not pay for a busy one.
 #[map]
 pub static SOCKETS: HashMap<u64, Conn> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 #[map]
@@ -30,20 +39,58 @@ pub static LISTENERS: HashMap<ListenKey, Listener> =
 #[map]
 pub static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
 
-/// An entry for something that begins now.
-#[inline(always)]
-pub fn fresh(owner: Owner) -> Conn {
-    Conn {
-        owner,
-        // SAFETY: no arguments, always succeeds.
-        born: unsafe { bpf_ktime_get_ns() },
-        established: 0,
-        handshake: 0,
-        base: Counters { sent: 0, received: 0, segs_out: 0, segs_in: 0, retransmits: 0, drops: 0 },
-        ports: 0,
-        flags: 0,
-        seen: 0,
-        reserved: 0,
+/// How many entries of `SOCKETS` are parked.
+#[map]
+pub static PARKED: Array<u64> = Array::with_max_entries(1, 0);
+
+/// What is known of a socket when tracking begins.
+pub struct Begin {
+    pub owner: Owner,
+    pub flags: u32,
+    pub established: bool,
+    pub handshake: u64,
+    pub ports: u32,
+    /// What the socket had done before; nothing, unless it was there before the agent.
+    pub base: Option<Counters>,
+}
+
+impl Begin {
+    /// For a socket of which nothing but its owner is known.
+    #[inline(always)]
+    pub fn new(owner: Owner, flags: u32) -> Self {
+        Self { owner, flags, established: false, handshake: 0, ports: 0, base: None }
+    }
+
+    /// Writes a whole entry, its flags last: until then it counts as parked. Word by word, because the compiler would
+    /// clear it with a loop over its bytes.
+    ///
+    /// # Safety
+    /// `to` is writable.
+    #[inline(always)]
+    pub unsafe fn write(&self, to: *mut Conn) {
+        // SAFETY: as promised by the caller; the name is aligned to a word.
+        unsafe {
+            let now = bpf_ktime_get_ns();
+            let (from, owner) = ((&raw const self.owner).cast::<u64>(), (&raw mut (*to).owner).cast::<u64>());
+            for word in 0..size_of::<Owner>() / 8 {
+                owner.add(word).write_volatile(from.add(word).read());
+            }
+            (&raw mut (*to).born).write_volatile(now);
+            (&raw mut (*to).established).write_volatile(if self.established { now } else { 0 });
+            (&raw mut (*to).handshake).write_volatile(self.handshake);
+            if let Some(base) = self.base {
+                (*to).base = base;
+            } else {
+                let base = (&raw mut (*to).base).cast::<u64>();
+                for word in 0..size_of::<Counters>() / 8 {
+                    base.add(word).write_volatile(0);
+                }
+            }
+            (&raw mut (*to).ports).write_volatile(self.ports);
+            (&raw mut (*to).seen).write_volatile(0);
+            (&raw mut (*to).reserved).write_volatile(0);
+            (&raw mut (*to).flags).write_volatile(self.flags);
+        }
     }
 }
 
@@ -55,23 +102,66 @@ pub enum Tracked {
     NoRoom,
 }
 
+/// The entry of a socket, unless it is parked.
 #[inline(always)]
-pub fn track(sk: *const u8, conn: &Conn, mode: u32) -> Tracked {
-    /// `-EEXIST`
-    const EXISTS: i32 = -17;
-    match SOCKETS.insert(sk as u64, conn, u64::from(mode)) {
-        Ok(()) => Tracked::Now,
-        Err(EXISTS) => Tracked::Already,
-        Err(_) => {
-            loss::count(Loss::MapFull);
-            Tracked::NoRoom
+pub fn tracked(sk: *const u8) -> Option<*mut Conn> {
+    // SAFETY: a live map value.
+    SOCKETS.get_ptr_mut(sk as u64).filter(|conn| unsafe { (**conn).flags } != 0)
+}
+
+/// Begins to remember a socket. With `replace`, what is known at its address is a leftover.
+#[inline(always)]
+pub fn track(sk: *const u8, begin: &Begin, replace: bool) -> Tracked {
+    if let Some(known) = SOCKETS.get_ptr_mut(sk as u64) {
+        // SAFETY: a live map value; a socket's changes of state come one after the other.
+        unsafe {
+            if (*known).flags == 0 {
+                add(&PARKED, u64::MAX);
+            } else if !replace {
+                return Tracked::Already;
+            }
+            begin.write(known);
         }
+        return Tracked::Now;
+    }
+    let mut conn = MaybeUninit::<Conn>::uninit();
+    // SAFETY: `write` leaves no byte unwritten.
+    let conn = unsafe {
+        begin.write(conn.as_mut_ptr());
+        conn.assume_init_ref()
+    };
+    if SOCKETS.insert(sk as u64, conn, u64::from(BPF_NOEXIST)).is_ok() {
+        return Tracked::Now;
+    }
+    loss::count(Loss::MapFull);
+    Tracked::NoRoom
+}
+
+/// Forgets a socket. Its entry stays for the next socket at the same address, which is often soon: the kernel reuses the
+/// memory last freed, and an entry that is there already costs half as much.
+#[inline(always)]
+pub fn forget(sk: *const u8, conn: *mut Conn) {
+    let parked = PARKED.get(0).copied().unwrap_or(u64::MAX);
+    if parked < u64::from(CONSTANTS.load().parked) {
+        // SAFETY: a live map value.
+        unsafe { (&raw mut (*conn).flags).write_volatile(0) };
+        add(&PARKED, 1);
+    } else {
+        let _ = SOCKETS.remove(sk as u64);
     }
 }
 
 #[inline(always)]
-pub fn add_listener<M: Mem>(sk: *const u8, port: u16, conn: Conn) {
-    if track(sk, &Conn { flags: LISTENER | conn.flags, ..conn }, BPF_NOEXIST) != Tracked::Now {
+fn add(counter: &Array<u64>, value: u64) {
+    if let Some(slot) = counter.get_ptr_mut(0) {
+        // SAFETY: a live map value; the sum is not used.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(slot, value) };
+    }
+}
+
+#[inline(always)]
+pub fn add_listener<M: Mem>(sk: *const u8, port: u16, begin: &Begin) {
+    if track(sk, begin, false) != Tracked::Now {
         return;
     }
     // SAFETY: offsets of `struct sock`.
@@ -85,7 +175,7 @@ pub fn add_listener<M: Mem>(sk: *const u8, port: u16, conn: Conn) {
         unsafe { (*known).sockets }
     });
     if LISTENERS
-        .insert(key, Listener { owner: conn.owner, sockets: sockets + 1 }, u64::from(BPF_ANY))
+        .insert(key, Listener { owner: begin.owner, sockets: sockets + 1 }, u64::from(BPF_ANY))
         .is_err()
     {
         loss::count(Loss::MapFull);
@@ -180,6 +270,10 @@ pub unsafe fn describe<M: Mem>(
         (*to).sk = sk as u64;
         (*to).now = bpf_ktime_get_ns();
         (*to).conn = *conn;
+        if conn.flags & LISTENERS_OWNER != 0 {
+            let (owner, _) = infer::<M>(sk, tcp);
+            (*to).conn.owner = owner;
+        }
         (*to).counters = counters::<M>(sk, tcp);
         if family == AF_INET6 {
             for i in 0..4 {

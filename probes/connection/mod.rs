@@ -85,7 +85,10 @@ static HOOKS: &[Hook] = &[
 ];
 
 fn plan(start: &Start, facts: &dyn KernelFacts) -> Plan {
-    let constants = shared::Constants { accept_parameters: facts.parameters("inet_csk_accept").unwrap_or(0) };
+    let constants = shared::Constants {
+        accept_parameters: facts.parameters("inet_csk_accept").unwrap_or(0),
+        parked: shared::MAX_PARKED.min(start.max_connections / 16),
+    };
     Plan {
         map_sizes: vec![("SOCKETS", start.max_connections)],
         constants: vec![Constant { symbol: "CONSTANTS", bytes: as_bytes(&constants).to_vec() }],

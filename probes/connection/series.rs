@@ -1,9 +1,12 @@
 //! The table of label sets: what has been counted for each, bounded by `metrics.max_series`.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    hash::{Hash, Hasher},
+    net::{IpAddr, Ipv6Addr},
+};
 
 use rustc_hash::FxHashMap;
-use sidecar_common::owner::comm_str;
+use sidecar_common::{owner::comm_str, scope::comm_words};
 use sidecar_core::{HistogramValue, Labels, Rows, Start, Value};
 
 use super::{
@@ -41,7 +44,7 @@ impl Wanted {
 }
 
 /// A label set as numbers; what the user does not want is zero, so that it does not tell series apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Key {
     src: u128,
     dst: u128,
@@ -51,6 +54,23 @@ struct Key {
     port: u16,
     client: bool,
     listener: bool,
+}
+
+impl Hash for Key {
+    /// Word by word: field by field costs several times as much, for every connection that ends.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [first, second] = comm_words(&self.comm);
+        let rest = u64::from(self.pid) << 32
+            | u64::from(self.port) << 16
+            | u64::from(self.client) << 1
+            | u64::from(self.listener);
+        for word in [self.src as u64, (self.src >> 64) as u64, self.dst as u64, (self.dst >> 64) as u64] {
+            state.write_u64(word);
+        }
+        for word in [first, second, self.cgroup, rest] {
+            state.write_u64(word);
+        }
+    }
 }
 
 /// A distribution of durations with exact counts at its bounds.

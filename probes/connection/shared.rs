@@ -135,7 +135,7 @@ pub struct Conn {
     pub base: Counters,
     /// Both ports once it is established, to notice an address that was reused behind our back.
     pub ports: u32,
-    /// `CLIENT`, `SERVER`, …
+    /// `CLIENT`, `SERVER`, …; 0: parked, that is, of a socket that is gone.
     pub flags: u32,
     /// Sum of the segment counters when the sweep last reported it; only the sweep writes it.
     pub seen: u32,
@@ -233,7 +233,12 @@ pub struct Control {
 pub struct Constants {
     /// Parameters of `inet_csk_accept`; its return value comes after them. It took 4 up to 6.9 and takes 2 since.
     pub accept_parameters: u32,
+    /// Entries of `SOCKETS` that may stay for the next socket at the same address.
+    pub parked: u32,
 }
+
+/// Most entries parked; at most a sixteenth of the map.
+pub const MAX_PARKED: u32 = 4_096;
 
 /// Bytes of the ring buffer of records: room for 2,500 connections that end between two wake-ups.
 pub const RING_BYTES: u32 = 512 * 1024;

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     fake::FakeKernel,
-    plain::{as_bytes, from_bytes},
+    plain::{as_bytes, view},
 };
 
 struct Numbers;
@@ -395,6 +395,21 @@ fn records_have_no_padding_that_could_leak_or_differ() {
     assert_eq!(size_of::<Record>(), 8 + 8 + size_of::<Conn>() + 32 + 16 + 16 + 8 + 8 + 8);
     assert_eq!(size_of::<Conn>(), 32 + 24 + 32 + 16);
     let original = record(1, 2, counters(3, 4, 5));
-    let copy: Record = from_bytes(as_bytes(&original)).unwrap();
+    let copy: &Record = view(as_bytes(&original)).unwrap();
     assert_eq!((copy.sk, copy.conn.born, copy.counters), (1, 2, counters(3, 4, 5)));
+}
+
+#[test]
+#[ignore = "scratch"]
+fn scratch_speed() {
+    let mut bench = Bench::usual();
+    let n = 200_000usize;
+    let ring: Vec<_> =
+        (0..n).map(|i| as_bytes(&closed(record(i as u64, 10, counters(100, 0, 5)))).to_vec()).collect();
+    for _ in 0..5 {
+        bench.kernel.rings.insert("RECORDS".into(), ring.clone());
+        let t = std::time::Instant::now();
+        bench.collector.drain(&mut bench.kernel).unwrap();
+        println!("{} ns per record", t.elapsed().as_nanos() / n as u128);
+    }
 }

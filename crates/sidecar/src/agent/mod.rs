@@ -5,6 +5,7 @@ mod own;
 mod privilege;
 mod scope;
 mod tick;
+mod wait;
 
 use std::{
     env,

@@ -2,7 +2,7 @@
 //! the filter. One thread, so that a collector needs no locks and the order of events is plain.
 
 use std::{
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{OwnedFd, RawFd},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +14,11 @@ use std::{
 use sidecar_core::{Collector, ProbeReport, Rows, Snapshot};
 use tokio::sync::oneshot;
 
-use super::{own::Own, scope};
+use super::{
+    own::Own,
+    scope,
+    wait::{Bell, Waiter},
+};
 use crate::{
     config::target::Resolved,
     load::Object,
@@ -54,7 +58,7 @@ enum Command {
 /// The other threads' end.
 pub(crate) struct Ticker {
     commands: mpsc::Sender<Command>,
-    wake: OwnedFd,
+    bell: Bell,
     reports: Mutex<Vec<ProbeReport>>,
     ticked: Arc<AtomicBool>,
 }
@@ -63,9 +67,7 @@ impl Ticker {
     fn send(&self, command: Command) {
         // Fails only while the thread is ending, when nobody needs an answer any more.
         let _ = self.commands.send(command);
-        let one = 1u64.to_ne_bytes();
-        // SAFETY: an eventfd and eight valid bytes.
-        unsafe { libc::write(self.wake.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        self.bell.ring();
     }
 
     /// Changes the filter of every probe.
@@ -127,25 +129,19 @@ pub(super) struct Setup {
 /// Starts the thread.
 pub(super) fn spawn(setup: Setup) -> std::io::Result<(Arc<Ticker>, std::thread::JoinHandle<()>)> {
     let (commands, inbox) = mpsc::channel();
-    // SAFETY: no pointers involved; the descriptor is ours alone.
-    let wake = unsafe {
-        let fd = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
-        if fd < 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        OwnedFd::from_raw_fd(fd)
-    };
+    let rings = setup.running.iter().flat_map(|running| running.object.ring_fds());
+    let (waiter, bell) = Waiter::new(rings)?;
     let reports =
         setup.running.iter().map(|running| running.report.clone()).chain(setup.idle.iter().cloned());
     let ticked = Arc::new(AtomicBool::new(false));
     let ticker = Arc::new(Ticker {
         commands,
-        wake: wake.try_clone()?,
+        bell,
         reports: Mutex::new(reports.collect()),
         ticked: Arc::clone(&ticked),
     });
     let state =
-        State { inbox, wake, ticked, last: None, measured: Duration::ZERO, begun: Instant::now(), setup };
+        State { inbox, waiter, ticked, last: None, measured: Duration::ZERO, begun: Instant::now(), setup };
     let thread = std::thread::Builder::new().name("tick".into()).spawn(move || state.run())?;
     Ok((ticker, thread))
 }
@@ -153,7 +149,7 @@ pub(super) fn spawn(setup: Setup) -> std::io::Result<(Arc<Ticker>, std::thread::
 struct State {
     setup: Setup,
     inbox: mpsc::Receiver<Command>,
-    wake: OwnedFd,
+    waiter: Waiter,
     ticked: Arc<AtomicBool>,
     last: Option<(Instant, Arc<Snapshot>)>,
     measured: Duration,
@@ -168,7 +164,7 @@ impl State {
                 self.tick();
                 next = Instant::now() + self.setup.interval;
             }
-            let readable = self.wait(next);
+            let readable = self.waiter.wait(next.saturating_duration_since(Instant::now()));
             self.drain(&readable);
             while let Ok(command) = self.inbox.try_recv() {
                 match command {
@@ -185,22 +181,6 @@ impl State {
                 }
             }
         }
-    }
-
-    /// Sleeps until the next tick, a command, or a ring that is half full; returns the rings' descriptors.
-    fn wait(&self, until: Instant) -> Vec<RawFd> {
-        let of_rings = self.setup.running.iter().flat_map(|running| running.object.ring_fds());
-        let poll = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let mut fds: Vec<_> = std::iter::once(self.wake.as_raw_fd()).chain(of_rings).map(poll).collect();
-        let timeout = until.saturating_duration_since(Instant::now());
-        // A millisecond more, so as not to wake up just before the time.
-        let timeout = i32::try_from(timeout.as_millis() + 1).unwrap_or(i32::MAX);
-        // SAFETY: a valid array of the length given.
-        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
-        let mut drained = [0u8; 8];
-        // SAFETY: an eventfd and eight writable bytes; without an event it fails, which is fine.
-        unsafe { libc::read(self.wake.as_raw_fd(), drained.as_mut_ptr().cast(), drained.len()) };
-        fds.iter().skip(1).filter(|fd| fd.revents != 0).map(|fd| fd.fd).collect()
     }
 
     fn drain(&mut self, readable: &[RawFd]) {

@@ -116,6 +116,8 @@ fn prepare(machine: &Machine, probe: &Probe, fields: &[u32], plan: &Plan) -> Res
     loader.verifier_log_level(VerifierLogLevel::STATS);
     loader.override_global("FIELDS", fields.as_slice(), !fields.is_empty());
     loader.override_global("TASK_FIELDS", task.as_slice(), false);
+    let has_task_btf = u32::from(machine.btf.has_function("bpf_get_current_task_btf"));
+    loader.override_global("TASK_BTF", &has_task_btf, false);
     for constant in &plan.constants {
         loader.override_global(constant.symbol, constant.bytes.as_slice(), true);
     }
