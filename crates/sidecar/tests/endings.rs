@@ -87,8 +87,12 @@ fn connections_both_sides_close_at_once_ended_normally() {
             port
         })
         .collect();
+    let over = |side: &Side| side.ended() == 1;
+    let page = agent.when(ports[0], "all ended", |page| {
+        ports.iter().map(|port| page.both(*port)).all(|sides| over(&sides.0) && over(&sides.1))
+    });
     for port in ports {
-        assert_eq!(reasons(&ended(agent, port)), ("normal".into(), "normal".into()));
+        assert_eq!(reasons(&page.both(port)), ("normal".into(), "normal".into()));
     }
 }
 
