@@ -2,7 +2,7 @@
 //!
 //! The agent's hidden command `codegen PAGE` prints a page. Whole pages go to `docs/`; in other files, what stands
 //! between `<!-- generated: PAGE -->` and `<!-- /generated -->` is the page, and with `PAGE HEADING` the part of it below
-//! that second-level heading (`metrics connection`).
+//! that second-level heading (`metrics connection`). Sections called `bench` hold measurements and are left as they are.
 
 use std::{
     collections::BTreeMap,
@@ -23,6 +23,8 @@ const PAGES: [(&str, &str); 3] =
     [("metrics", "docs/metrics.md"), ("config", "docs/configuration.md"), ("probes", "docs/probes.md")];
 const BEGIN: &str = "<!-- generated: ";
 const END: &str = "<!-- /generated -->";
+/// Measured, not derived from the code: another command fills these.
+const MEASURED: &str = "bench";
 
 /// Whether to write or to compare.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -108,10 +110,12 @@ fn replace_sections(text: &str, generate: impl Fn(&str) -> Result<String>) -> Re
         let (before, section) = rest.split_at(at);
         let (page, section) =
             section[BEGIN.len()..].split_once(" -->").context("a `generated` mark has no end")?;
-        let (_, after) =
+        let (now, after) =
             section.split_once(END).with_context(|| format!("no {END} after section `{page}`"))?;
+        let measured = page.split(' ').next() == Some(MEASURED);
+        let wanted = if measured { now.trim_start_matches('\n').to_owned() } else { generate(page)? };
         result.push_str(before);
-        for piece in [BEGIN, page, " -->\n", &generate(page)?, END] {
+        for piece in [BEGIN, page, " -->\n", &wanted, END] {
             result.push_str(piece);
         }
         rest = after;
@@ -151,6 +155,12 @@ mod tests {
             "a\n<!-- generated: metrics exec -->\n[metrics exec]\n<!-- /generated -->\nb\n\
              <!-- generated: probes -->\n[probes]\n<!-- /generated -->"
         );
+    }
+
+    #[test]
+    fn measurements_are_left_as_they_are() {
+        let text = "<!-- generated: bench exec -->\n| 1 |\n<!-- /generated -->\n";
+        assert_eq!(replace(text).unwrap(), text);
     }
 
     #[test]

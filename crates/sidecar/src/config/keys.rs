@@ -76,7 +76,7 @@ pub(crate) static KEYS: &[Key] = &[
             name: "target.ports",
             kind: OptionKind::Integers { min: 1, max: 65_535 },
             default: "[]",
-            help: "Only connections with one of these ports at either end",
+            help: "Only connections to one of these ports, that is, of the side that listens",
         },
         flag: "ports",
         aliases: &["port"],

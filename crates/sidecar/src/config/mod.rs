@@ -70,7 +70,7 @@ pub(crate) struct Target {
     pub(crate) pids: Vec<u32>,
     /// With the descendants of `pids`.
     pub(crate) children: bool,
-    /// Ports, at either end.
+    /// Ports of the side that listens.
     pub(crate) ports: Vec<u16>,
     /// cgroups as the user named them.
     pub(crate) cgroups: Vec<String>,
