@@ -31,6 +31,8 @@ struct Live {
 pub(super) struct Connections {
     table: Table,
     live: FxHashMap<u64, Live>,
+    /// Connections another one was seen at the address of, until the rings are read to their end.
+    displaced: Vec<(u64, Live)>,
     /// Nobody tells who accepts: look for the holders of new connections before counting them.
     must_settle: bool,
     filtered: bool,
@@ -42,6 +44,7 @@ impl Connections {
         Self {
             table: Table::new(start),
             live: FxHashMap::default(),
+            displaced: Vec::new(),
             must_settle: false,
             filtered: start.filtered,
             buffer: Vec::new(),
@@ -120,12 +123,11 @@ impl Connections {
 
     fn live_record(&mut self, kernel: &dyn Kernel, record: &Record) -> Result<(), CollectError> {
         if self.live.get(&record.sk).is_some_and(|live| live.born != record.conn.born) {
-            self.lost_sight(record.sk);
+            self.displace(record.sk);
         }
         if record.kind == GONE {
-            self.lost_sight(record.sk);
-            kernel.delete("SOCKETS", as_bytes(&record.sk))?;
-            return Ok(());
+            self.displace(record.sk);
+            return drop_leftover(kernel, record);
         }
         let listener = record.conn.flags & LISTENER != 0;
         if !listener && !established(&record.conn) {
@@ -194,24 +196,20 @@ impl Connections {
         series.round_trip(record.srtt);
     }
 
-    /// Takes out what is known of the connection that began at `born`. Its socket's address may by now belong to a
-    /// younger connection that the sweep has already met, or still to an older one whose end was missed.
+    /// Takes out what is known of the connection that began at `born`.
     fn take(&mut self, sk: u64, born: u64) -> Option<Live> {
-        match self.live.get(&sk)?.born.cmp(&born) {
-            Ordering::Equal => self.live.remove(&sk),
-            Ordering::Greater => None,
-            Ordering::Less => {
-                self.lost_sight(sk);
-                None
-            }
+        match self.live.get(&sk).map(|live| live.born.cmp(&born)) {
+            Some(Ordering::Equal) => return self.live.remove(&sk),
+            Some(Ordering::Less) => self.displace(sk),
+            Some(Ordering::Greater) | None => {}
         }
+        let at = self.displaced.iter().position(|(of, live)| *of == sk && live.born == born)?;
+        Some(self.displaced.swap_remove(at).1)
     }
 
-    /// A connection ended without our hearing of it.
-    fn lost_sight(&mut self, sk: u64) {
-        if let Some(live) = self.live.remove(&sk) {
-            self.forget(&live);
-        }
+    /// Another connection has been seen at the address: how this one ended is still in the ring, or was missed.
+    fn displace(&mut self, sk: u64) {
+        self.displaced.extend(self.live.remove(&sk).map(|live| (sk, live)));
     }
 
     fn forget(&mut self, live: &Live) {
@@ -278,9 +276,23 @@ impl Collector for Connections {
             Err(error) => malformed = Some(error),
         })?;
         malformed.map_or(Ok(()), Err)?;
+        for (_, live) in std::mem::take(&mut self.displaced) {
+            self.forget(&live);
+        }
         self.table.rows(rows);
         Ok(())
     }
+}
+
+/// Removes the entry of a socket that is gone, unless the address has been taken again meanwhile.
+fn drop_leftover(kernel: &dyn Kernel, record: &Record) -> Result<(), CollectError> {
+    let mut conn = record.conn;
+    if kernel.lookup("SOCKETS", as_bytes(&record.sk), as_bytes_mut(&mut conn))?
+        && conn.born == record.conn.born
+    {
+        kernel.delete("SOCKETS", as_bytes(&record.sk))?;
+    }
+    Ok(())
 }
 
 fn parse(bytes: &[u8]) -> Result<&Record, CollectError> {

@@ -196,11 +196,24 @@ fn a_younger_connection_at_the_same_address_ends_one_whose_end_was_missed() {
 }
 
 #[test]
+fn a_younger_connection_seen_before_the_older_ones_end_is_read_confuses_nothing() {
+    let mut bench = Bench::usual();
+    bench.tick(&[record(1, 10, counters(5, 0, 2))], &[]);
+    let snapshot =
+        bench.tick(&[record(1, 99, counters(7, 0, 2))], &[closed(record(1, 10, counters(6, 0, 3)))]);
+    assert_eq!(sum(&snapshot, "closed_total", &[("reason", "normal")]), 1.0);
+    assert_eq!(sum(&snapshot, "closed_total", &[("reason", "unknown")]), 0.0);
+    assert_eq!((sum(&snapshot, "opened_total", &[]), sum(&snapshot, "active", &[])), (2.0, 1.0));
+    assert_eq!(sum(&snapshot, "bytes_sent_total", &[]), 13.0);
+}
+
+#[test]
 fn a_socket_that_is_gone_is_closed_as_unknown_and_forgotten_in_the_kernel() {
     let mut bench = Bench::usual();
     bench.tick(&[record(1, 10, counters(5, 0, 2))], &[]);
-    bench.kernel.put("SOCKETS", as_bytes(&1u64), &[]);
-    let snapshot = bench.tick(&[Record { kind: GONE, ..record(1, 10, counters(0, 0, 0)) }], &[]);
+    let gone = Record { kind: GONE, ..record(1, 10, counters(0, 0, 0)) };
+    bench.kernel.put("SOCKETS", as_bytes(&1u64), as_bytes(&gone.conn));
+    let snapshot = bench.tick(&[gone], &[]);
     assert_eq!(sum(&snapshot, "closed_total", &[("reason", "unknown")]), 1.0);
     assert_eq!((sum(&snapshot, "active", &[]), sum(&snapshot, "bytes_sent_total", &[])), (0.0, 5.0));
     assert!(bench.kernel.maps.borrow()["SOCKETS"].is_empty());
@@ -397,19 +410,4 @@ fn records_have_no_padding_that_could_leak_or_differ() {
     let original = record(1, 2, counters(3, 4, 5));
     let copy: &Record = view(as_bytes(&original)).unwrap();
     assert_eq!((copy.sk, copy.conn.born, copy.counters), (1, 2, counters(3, 4, 5)));
-}
-
-#[test]
-#[ignore = "scratch"]
-fn scratch_speed() {
-    let mut bench = Bench::usual();
-    let n = 200_000usize;
-    let ring: Vec<_> =
-        (0..n).map(|i| as_bytes(&closed(record(i as u64, 10, counters(100, 0, 5)))).to_vec()).collect();
-    for _ in 0..5 {
-        bench.kernel.rings.insert("RECORDS".into(), ring.clone());
-        let t = std::time::Instant::now();
-        bench.collector.drain(&mut bench.kernel).unwrap();
-        println!("{} ns per record", t.elapsed().as_nanos() / n as u128);
-    }
 }
