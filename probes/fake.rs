@@ -9,11 +9,13 @@ use std::{
 
 use sidecar_core::{Kernel, KernelError};
 
+type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// Maps and iterator output by name.
 #[derive(Default)]
 pub(crate) struct FakeKernel {
     pub(crate) programs: Vec<&'static str>,
-    pub(crate) maps: RefCell<HashMap<String, BTreeMap<Vec<u8>, Vec<u8>>>>,
+    pub(crate) maps: RefCell<HashMap<String, Entries>>,
     pub(crate) rings: HashMap<String, Vec<Vec<u8>>>,
     pub(crate) iterators: HashMap<String, Vec<u8>>,
     /// Iterators that were run, in order.
@@ -53,7 +55,9 @@ impl Kernel for FakeKernel {
     ) -> Result<(), KernelError> {
         let mut maps = self.maps.borrow_mut();
         let entries = maps.entry(map.into()).or_default();
-        entries.iter().for_each(|(key, value)| visit(key, value));
+        for (key, value) in entries.iter() {
+            visit(key, value);
+        }
         if remove {
             entries.clear();
         }

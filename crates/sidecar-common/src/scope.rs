@@ -44,8 +44,16 @@ pub type CommWords = [u64; 2];
 /// The words of a zero-padded name.
 #[inline(always)]
 pub fn comm_words(comm: &[u8; COMM_LEN]) -> CommWords {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *comm;
-    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
+    let half = |from: usize| {
+        let mut word = [0; 8];
+        let mut at = 0;
+        while at < 8 {
+            word[at] = comm[from + at];
+            at += 1;
+        }
+        u64::from_ne_bytes(word)
+    };
+    [half(0), half(8)]
 }
 
 /// The filter. Kinds are joined by AND, entries of one kind by OR; a kind without its flag passes everything.

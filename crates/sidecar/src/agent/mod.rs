@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// How long the kernel measures run times unless told otherwise.
-const MEASURE: Duration = Duration::from_secs(60);
+const MEASURE: Duration = Duration::from_mins(1);
 
 /// Why the agent ends; already one clear line.
 struct Failure(Exit, String);
@@ -78,11 +78,11 @@ fn try_run(args: &CommonArgs) -> Result<(), Failure> {
     let (ticker, thread) = tick::spawn(setup).map_err(failed)?;
     tracing::info!("serving on http://{address}/metrics");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    let served = runtime.block_on(serve(server, &ticker, Reload { args, config, logging, version: 1 }));
+    let outcome = runtime.block_on(serve(server, &ticker, Reload { args, config, logging, version: 1 }));
     ticker.stop();
     // The thread ends between two ticks; a tick is milliseconds.
     let _ = thread.join();
-    served.map_err(failed)
+    outcome.map_err(failed)
 }
 
 fn bind(config: &Config) -> Result<Server, Failure> {

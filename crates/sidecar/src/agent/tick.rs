@@ -133,15 +133,22 @@ pub(super) fn spawn(setup: Setup) -> std::io::Result<(Arc<Ticker>, std::thread::
     let (waiter, bell) = Waiter::new(rings)?;
     let reports =
         setup.running.iter().map(|running| running.report.clone()).chain(setup.idle.iter().cloned());
-    let ticked = Arc::new(AtomicBool::new(false));
+    let first_done = Arc::new(AtomicBool::new(false));
     let ticker = Arc::new(Ticker {
         commands,
         bell,
         reports: Mutex::new(reports.collect()),
-        ticked: Arc::clone(&ticked),
+        ticked: Arc::clone(&first_done),
     });
-    let state =
-        State { inbox, waiter, ticked, last: None, measured: Duration::ZERO, begun: Instant::now(), setup };
+    let state = State {
+        inbox,
+        waiter,
+        ticked: first_done,
+        last: None,
+        measured: Duration::ZERO,
+        begun: Instant::now(),
+        setup,
+    };
     let thread = std::thread::Builder::new().name("tick".into()).spawn(move || state.run())?;
     Ok((ticker, thread))
 }

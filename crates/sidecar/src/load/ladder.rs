@@ -97,8 +97,7 @@ fn try_step(machine: &Machine, object: &mut Object, step: &Step) -> anyhow::Resu
             program.load()?;
             program.attach(category, name)?;
         }
-        Via::Iterator(target) => iterate(machine, object, step, target, None)?,
-        Via::NetIterator(target) => iterate(machine, object, step, target, None)?,
+        Via::Iterator(target) | Via::NetIterator(target) => iterate(machine, object, step, target, None)?,
         Via::MapIterator(map) => iterate(machine, object, step, "bpf_map_elem", Some(map))?,
     }
     Ok(())

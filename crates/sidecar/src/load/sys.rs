@@ -68,8 +68,8 @@ pub(super) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool> {
 /// `struct { in_batch; out_batch; keys; values; __u32 count; __u32 map_fd; __u64 elem_flags; __u64 flags; }`
 #[repr(C)]
 struct Batch {
-    in_batch: u64,
-    out_batch: u64,
+    from: u64,
+    to: u64,
     keys: u64,
     values: u64,
     count: u32,
@@ -93,8 +93,8 @@ pub(super) fn batch(
     count: u32,
 ) -> io::Result<(u32, bool)> {
     let mut attr = Batch {
-        in_batch: from.map_or(0, |cursor| cursor.as_ptr() as u64),
-        out_batch: to.as_mut_ptr() as u64,
+        from: from.map_or(0, |cursor| cursor.as_ptr() as u64),
+        to: to.as_mut_ptr() as u64,
         keys: keys.as_mut_ptr() as u64,
         values: values.as_mut_ptr() as u64,
         count,
@@ -129,12 +129,12 @@ fn object_info<T>(object: BorrowedFd<'_>, mut info: T) -> io::Result<T> {
     struct Info {
         fd: u32,
         length: u32,
-        info: u64,
+        to: u64,
     }
     let mut attr = Info {
         fd: object.as_raw_fd() as u32,
         length: size_of::<T>() as u32,
-        info: std::ptr::from_mut(&mut info) as u64,
+        to: std::ptr::from_mut(&mut info) as u64,
     };
     bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(info)
