@@ -36,7 +36,8 @@ metrics! {
     ENTRIES = "sidecar_map_entries" Gauge None ["probe", "map"] "Entries in a map that can fill up";
     CAPACITY = "sidecar_map_max_entries" Gauge None ["probe", "map"] "Entries such a map has room for";
     MAP_BYTES = "sidecar_map_bytes" Gauge Bytes ["probe"] "Kernel memory of a probe's maps";
-    LOST = "sidecar_lost_total" Counter None ["probe", "reason"] "Facts that did not come through, by why: spilled ones were late, all others are missing";
+    LOST = "sidecar_lost_total" Counter None ["probe", "reason"] "Facts that did not come through, by why";
+    SPILLED = "sidecar_spilled_total" Counter None ["probe"] "Facts that did not fit into the ring buffer and were kept aside: late, not lost";
     RESIDENT = "process_resident_memory_bytes" Gauge Bytes [] "Resident memory of the agent";
     CPU = "process_cpu_seconds_total" Counter Seconds [] "User and system CPU time of the agent";
     FDS = "process_open_fds" Gauge None [] "Open file descriptors of the agent";
@@ -120,8 +121,12 @@ fn of_probe(running: &Running, rows: &mut Rows) {
     }
     for (loss, reason) in Loss::ALL {
         if let Ok(count) = running.object.per_cpu_sum("LOSS", loss as u32) {
-            let labels = Labels::new([("probe", probe), ("reason", reason)]);
-            rows.push(&LOST, &labels, Value::Counter(count));
+            if loss == Loss::Spilled {
+                rows.push(&SPILLED, &labels, Value::Counter(count));
+            } else {
+                let labels = Labels::new([("probe", probe), ("reason", reason)]);
+                rows.push(&LOST, &labels, Value::Counter(count));
+            }
         }
     }
 }
