@@ -1,12 +1,13 @@
 //! The table of label sets: what has been counted for each, bounded by `metrics.max_series`.
 
 use std::{
+    collections::HashMap,
     hash::{Hash, Hasher},
     net::{IpAddr, Ipv6Addr},
 };
 
 use rustc_hash::FxHashMap;
-use sidecar_common::{owner::comm_str, scope::comm_words};
+use sidecar_common::{owner::COMM_LEN, scope::comm_words};
 use sidecar_core::{HistogramValue, Labels, Rows, Start, Value};
 
 use super::{
@@ -211,8 +212,13 @@ pub(super) struct Table {
     slots: Vec<Series>,
     free: Vec<u32>,
     index: FxHashMap<Key, u32>,
+    /// The same by label values: different numbers can have the same name, such as the cgroups of a service before and
+    /// after its restart, and no two rows may have the same labels.
+    by_text: HashMap<(Labels, bool), u32>,
     overflowed: u64,
     now: u64,
+    /// When idle label sets were last looked for.
+    purged: u64,
 }
 
 const OTHER: u32 = 0;
@@ -231,8 +237,10 @@ impl Table {
             slots: vec![other(false), other(true)],
             free: Vec::new(),
             index: FxHashMap::default(),
+            by_text: HashMap::new(),
             overflowed: 0,
             now: 0,
+            purged: 0,
         }
     }
 
@@ -247,13 +255,27 @@ impl Table {
         if let Some(&slot) = self.index.get(&key) {
             return slot;
         }
-        if self.index.len() >= self.start.max_series && !self.make_room() {
-            if !listener {
-                self.overflowed += 1;
+        let labels = self.labels(&key);
+        let slot = match self.by_text.get(&(labels.clone(), listener)).copied() {
+            Some(slot) => slot,
+            None if self.by_text.len() < self.start.max_series || self.make_room() => {
+                self.add(labels, listener)
             }
-            return if listener { OTHER_LISTENERS } else { OTHER };
+            None => {
+                self.overflowed += u64::from(!listener);
+                return if listener { OTHER_LISTENERS } else { OTHER };
+            }
+        };
+        // What several keys share is found again by its text.
+        if self.index.len() >= 2 * self.start.max_series {
+            self.index.clear();
         }
-        let series = Series { labels: self.labels(&key), listener, ..Series::default() };
+        self.index.insert(key, slot);
+        slot
+    }
+
+    fn add(&mut self, labels: Labels, listener: bool) -> u32 {
+        let series = Series { labels: labels.clone(), listener, ..Series::default() };
         let slot = if let Some(slot) = self.free.pop() {
             self.slots[slot as usize] = series;
             slot
@@ -261,7 +283,7 @@ impl Table {
             self.slots.push(series);
             self.slots.len() as u32 - 1
         };
-        self.index.insert(key, slot);
+        self.by_text.insert((labels, listener), slot);
         slot
     }
 
@@ -279,14 +301,18 @@ impl Table {
         }
         let none = Labels::default();
         rows.push(&metrics::OVERFLOWED, &none, Value::Counter(self.overflowed));
-        rows.push(&metrics::LABEL_SETS, &none, Value::Gauge(self.index.len() as f64));
+        rows.push(&metrics::LABEL_SETS, &none, Value::Gauge(self.by_text.len() as f64));
     }
 
     /// Drops the label sets nobody has used for an hour. Only when room is needed: a series should not vanish because
     /// it is idle.
     fn make_room(&mut self) -> bool {
+        // Looking through all of them for every connection would cost more than the connections.
+        if std::mem::replace(&mut self.purged, self.now) == self.now {
+            return false;
+        }
         let (slots, free, now) = (&mut self.slots, &mut self.free, self.now);
-        self.index.retain(|_, slot| {
+        self.by_text.retain(|_, slot| {
             let series = &mut slots[*slot as usize];
             let stays = series.held > 0 || series.touched + IDLE_SECONDS > now;
             if !stays {
@@ -295,7 +321,8 @@ impl Table {
             }
             stays
         });
-        self.index.len() < self.start.max_series
+        self.index.clear();
+        self.by_text.len() < self.start.max_series
     }
 
     fn labels(&self, key: &Key) -> Labels {
@@ -304,7 +331,7 @@ impl Table {
             "dst_ip" => address(key.dst).to_string(),
             "dst_port" => key.port.to_string(),
             "role" => if key.client { "client" } else { "server" }.to_owned(),
-            "comm" => comm_str(&key.comm).to_owned(),
+            "comm" => comm_text(&key.comm),
             "pid" => key.pid.to_string(),
             _ => self.start.names.cgroup(key.cgroup),
         };
@@ -333,6 +360,12 @@ fn key(wanted: Wanted, record: &Record, listener: bool) -> Key {
         cgroup: if wanted.has(CGROUP) { owner.cgroup } else { 0 },
         listener,
     }
+}
+
+/// A process's name. Names are bytes; what is not UTF-8 is shown as such.
+fn comm_text(comm: &[u8; COMM_LEN]) -> String {
+    let end = comm.iter().position(|&byte| byte == 0).unwrap_or(COMM_LEN);
+    String::from_utf8_lossy(&comm[..end]).into_owned()
 }
 
 /// An address as a number, IPv4 in its IPv6-mapped form: the same host is the same whatever the socket's family.

@@ -104,7 +104,7 @@ fn owner(name: &str) -> Owner {
     Owner { comm, pid: 7, ..Owner::UNKNOWN }
 }
 
-/// A client's connection from 10.0.1 to 10.0.2:80, opened under the agent.
+/// A client's connection from 10.0.0.1 to 10.0.0.2:80, opened under the agent.
 fn record(sk: u64, born: u64, counters: Counters) -> Record {
     let conn = Conn {
         owner: owner("curl"),
@@ -143,7 +143,7 @@ fn closed(record: Record) -> Record {
 fn a_connection_between_two_ticks_is_counted_once_and_whole() {
     let mut bench = Bench::usual();
     let snapshot = bench.tick(&[], &[closed(record(1, 10, counters(100, 2000, 5)))]);
-    let labels = [("src_ip", "10.0.1"), ("dst_ip", "10.0.2"), ("dst_port", "80"), ("role", "client")];
+    let labels = [("src_ip", "10.0.0.1"), ("dst_ip", "10.0.0.2"), ("dst_port", "80"), ("role", "client")];
     assert_eq!(sum(&snapshot, "bytes_sent_total", &labels), 100);
     assert_eq!(sum(&snapshot, "bytes_received_total", &labels), 2000);
     assert_eq!(sum(&snapshot, "packets_sent_total", &labels), 5);
@@ -298,7 +298,7 @@ fn ipv4_through_an_ipv6_socket_is_the_same_host() {
     let mut v6 = closed(record(2, 10, counters(1, 0, 1)));
     (v6.family, v6.saddr, v6.daddr) = (AF_INET6, mapped(1), mapped(2));
     let snapshot = bench.tick(&[], &[closed(record(1, 10, counters(1, 0, 1))), v6]);
-    assert_eq!(sum(&snapshot, "opened_total", &[("src_ip", "10.0.1"), ("dst_ip", "10.0.2")]), 2);
+    assert_eq!(sum(&snapshot, "opened_total", &[("src_ip", "10.0.0.1"), ("dst_ip", "10.0.0.2")]), 2);
     assert_eq!(sum(&snapshot, "label_sets", &[]), 1);
 }
 
@@ -310,7 +310,7 @@ fn a_server_sees_the_same_source_and_destination_as_its_client() {
     (server.sport, server.dport) = (80, 40_000);
     std::mem::swap(&mut server.saddr, &mut server.daddr);
     let snapshot = bench.tick(&[], &[server]);
-    let labels = [("src_ip", "10.0.1"), ("dst_ip", "10.0.2"), ("dst_port", "80"), ("role", "server")];
+    let labels = [("src_ip", "10.0.0.1"), ("dst_ip", "10.0.0.2"), ("dst_port", "80"), ("role", "server")];
     assert_eq!(sum(&snapshot, "bytes_sent_total", &labels), 1);
 }
 
@@ -361,9 +361,25 @@ fn a_listeners_drops_are_counted_and_it_is_no_connection() {
     (listener.sport, listener.dport) = (80, 0);
     std::mem::swap(&mut listener.saddr, &mut listener.daddr);
     let snapshot = bench.tick(&[listener], &[]);
-    let labels = [("dst_ip", "10.0.2"), ("dst_port", "80"), ("role", "server")];
+    let labels = [("dst_ip", "10.0.0.2"), ("dst_port", "80"), ("role", "server")];
     assert_eq!(sum(&snapshot, "listen_overflows_total", &labels), 3);
     assert_eq!(sum(&snapshot, "active", &[]), 0);
+}
+
+#[test]
+fn names_that_look_the_same_share_one_row() {
+    let mut bench = Bench::usual();
+    let named = |sk, bytes: &[u8]| {
+        let mut record = closed(record(sk, 10, counters(10, 0, 1)));
+        record.conn.owner.comm = [0; 16];
+        record.conn.owner.comm[..bytes.len()].copy_from_slice(bytes);
+        record
+    };
+    let snapshot = bench.tick(&[], &[named(1, b"a\xff\n\"\\"), named(2, b"a\xfe\n\"\\")]);
+    let family = snapshot.family("sidecar_connection_bytes_sent_total").unwrap();
+    assert_eq!(family.rows.len(), 1);
+    assert_eq!(family.rows[0].labels.get("comm"), Some("a\u{fffd}\n\"\\"));
+    assert_eq!((sum(&snapshot, "bytes_sent_total", &[]), sum(&snapshot, "label_sets", &[])), (20, 1));
 }
 
 #[test]

@@ -21,13 +21,3 @@ impl Owner {
     /// Nobody known.
     pub const UNKNOWN: Self = Self { cgroup: 0, comm: [0; COMM_LEN], pid: 0, reserved: 0 };
 }
-
-/// The text of a zero-terminated kernel name, as far as it is UTF-8.
-pub fn comm_str(comm: &[u8; COMM_LEN]) -> &str {
-    let end = comm.iter().position(|&b| b == 0).unwrap_or(COMM_LEN);
-    let bytes = comm.get(..end).unwrap_or(&[]);
-    match core::str::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) => core::str::from_utf8(bytes.get(..error.valid_up_to()).unwrap_or(&[])).unwrap_or(""),
-    }
-}
