@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 /// Longest we wait for an agent to be ready.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(2);
 
 /// The body of a page.
 pub(crate) fn get(address: &str, path: &str) -> Result<String> {
@@ -46,4 +46,17 @@ pub(crate) fn scrape(address: &str, seconds: u64) -> Result<()> {
         get(address, "/metrics")?;
         sleep(Duration::from_secs(seconds));
     }
+}
+
+/// The value of a series without labels, or the sum over its labels.
+pub(crate) fn value(page: &str, metric: &str) -> Result<f64> {
+    let mut values = page.lines().filter_map(|line| {
+        let rest = line.strip_prefix(metric)?;
+        if !rest.starts_with(['{', ' ']) {
+            return None;
+        }
+        rest.rsplit(' ').next()?.parse::<f64>().ok()
+    });
+    let first = values.next().with_context(|| format!("the agent has no metric {metric}"))?;
+    Ok(first + values.sum::<f64>())
 }

@@ -1,8 +1,11 @@
 //! What `cargo xtask bench` starts inside its machine, and beside the agent on this one: fixed workloads, the cheapest
-//! program a hook can have, and readings of what a process has used. No probe, no library of ours takes part in what is
-//! measured.
+//! program a hook can have, and readings of what a process has used. No probe and no library of ours takes part in what
+//! is measured.
+//!
+//! Lines that begin with `@@` are results; `cargo xtask bench` reads them.
 
 mod floor;
+mod host;
 mod http;
 mod load;
 mod usage;
@@ -12,15 +15,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 
-const USAGE: &str = "usage: sidecar-bench measure WORKLOAD BLOCKS OPERATIONS
-       sidecar-bench floor tp_btf|raw_tp|fentry HOOK
-       sidecar-bench ready ADDRESS
-       sidecar-bench scrape ADDRESS SECONDS
-       sidecar-bench get ADDRESS PATH
-       sidecar-bench usage PID
-       sidecar-bench connections COUNT PER_SECOND
-       sidecar-bench hold COUNT
-       sidecar-bench spread COUNT";
+const USAGE: &str = "usage: sidecar-bench measure WORKLOAD BLOCKS OPERATIONS   nanoseconds per operation of each block
+       sidecar-bench floor tp_btf|raw_tp|fentry HOOK          attach an empty program and stay
+       sidecar-bench ready ADDRESS                            wait until the agent there is ready
+       sidecar-bench scrape ADDRESS SECONDS                   read its metrics every so many seconds
+       sidecar-bench usage PID LABEL                          what a process has used
+       sidecar-bench host AGENT                               the agent on this machine (as root)";
 
 fn main() -> ExitCode {
     match perform() {
@@ -39,18 +39,13 @@ fn perform() -> Result<()> {
         ["measure", workload, blocks, operations] => {
             workloads::measure(workload, number(blocks)?, number(operations)?)
         }
-        ["peer"] => workloads::peer(),
+        [workloads::PEER] => workloads::peer(),
+        [load::HOLD, count] => load::hold(number(count)?),
         ["floor", kind, hook] => floor::hold(kind, hook),
         ["ready", address] => http::ready(address),
         ["scrape", address, seconds] => http::scrape(address, number(seconds)?),
-        ["get", address, path] => {
-            print!("{}", http::get(address, path)?);
-            Ok(())
-        }
-        ["usage", pid] => usage::print(number(pid)? as u32),
-        ["connections", count, per_second] => load::connections(number(count)?, number(per_second)?),
-        ["hold", count] => load::hold(number(count)?),
-        ["spread", count] => load::spread(number(count)?),
+        ["usage", pid, label] => usage::print(number(pid)? as u32, label),
+        ["host", agent] => host::measure(agent),
         _ => bail!("{USAGE}"),
     }
 }

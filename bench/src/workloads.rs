@@ -3,13 +3,16 @@
 
 use std::{
     fs::File,
-    io::{Read, Write},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::{Child, Command, Stdio},
     time::Instant,
 };
 
 use anyhow::{Context as _, Result, bail};
+
+/// How this program is told to be the other end.
+pub(crate) const PEER: &str = "peer";
 
 /// Does `operations` of a workload `blocks` times and prints nanoseconds per operation of each block.
 pub(crate) fn measure(workload: &str, blocks: u64, operations: u64) -> Result<()> {
@@ -26,6 +29,7 @@ pub(crate) fn measure(workload: &str, blocks: u64, operations: u64) -> Result<()
         }
         times.push(begin.elapsed());
     }
+    // Only now: writing to the console is work, too.
     for time in times {
         println!("@@block {workload} {:.1}", time.as_nanos() as f64 / operations as f64);
     }
@@ -37,8 +41,8 @@ type Operation = Box<dyn FnMut() -> Result<()>>;
 fn operation(workload: &str) -> Result<Operation> {
     Ok(match workload {
         "roundtrip" => roundtrip()?,
-        "connection" => connection()?,
-        "open" => Box::new(|| {
+        "connect" => connect()?,
+        "openclose" => Box::new(|| {
             drop(File::open("/etc/hosts")?);
             Ok(())
         }),
@@ -47,7 +51,7 @@ fn operation(workload: &str) -> Result<Operation> {
             anyhow::ensure!(status.success(), "/bin/true failed: {status}");
             Ok(())
         }),
-        "syscall" => Box::new(|| {
+        "getppid" => Box::new(|| {
             // SAFETY: no arguments, cannot fail.
             unsafe { libc::getppid() };
             Ok(())
@@ -57,7 +61,7 @@ fn operation(workload: &str) -> Result<Operation> {
     })
 }
 
-/// The other end: this program again, in a process of its own, that ends with us.
+/// The other end: this program again, in a process of its own that ends with us.
 struct Peer {
     process: Child,
     address: SocketAddr,
@@ -66,13 +70,13 @@ struct Peer {
 impl Peer {
     fn start() -> Result<Self> {
         let mut process = Command::new(std::env::current_exe()?)
-            .arg("peer")
+            .arg(PEER)
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot start the other end")?;
         let mut line = String::new();
-        let output = process.stdout.as_mut().context("the other end has no output")?;
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line)?;
+        let output = process.stdout.take().context("the other end has no output")?;
+        BufReader::new(output).read_line(&mut line)?;
         let address = line.trim().parse().context("the other end gave no address")?;
         Ok(Self { process, address })
     }
@@ -86,7 +90,7 @@ impl Drop for Peer {
     }
 }
 
-/// The other end of `connection` and `roundtrip`: answers each byte, one connection after the other, until killed.
+/// Answers each byte, one connection after the other, until killed.
 pub(crate) fn peer() -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     println!("{}", listener.local_addr()?);
@@ -106,16 +110,17 @@ fn roundtrip() -> Result<Operation> {
     let mut stream = TcpStream::connect(peer.address)?;
     stream.set_nodelay(true)?;
     Ok(Box::new(move || {
-        let _ = &peer;
+        // All of it: what is not captured ends here, and with it the other end.
+        let _peer = &peer;
         exchange(&mut stream)
     }))
 }
 
 /// A connection of its own for one byte there and back.
-fn connection() -> Result<Operation> {
+fn connect() -> Result<Operation> {
     let peer = Peer::start()?;
     Ok(Box::new(move || {
-        // All of it: a captured address alone would end the other end here.
+        // As above: not the address alone.
         let peer = &peer;
         exchange(&mut TcpStream::connect(peer.address)?)
     }))

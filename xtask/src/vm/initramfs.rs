@@ -61,15 +61,7 @@ impl Common {
     fn dynamic(&mut self, name: PathBuf, path: &Path, libraries: &mut BTreeSet<PathBuf>) -> Result<()> {
         let content = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         self.programs.push((name, content));
-        // ldd fails for static programs, which need nothing.
-        let listed = output(Command::new("ldd").arg(path)).unwrap_or_default();
-        libraries.extend(
-            listed
-                .lines()
-                .flat_map(str::split_whitespace)
-                .filter(|word| word.starts_with('/'))
-                .map(PathBuf::from),
-        );
+        libraries.extend(self::libraries(path));
         Ok(())
     }
 
@@ -118,6 +110,14 @@ impl Common {
         script.push_str("finish\n");
         script
     }
+}
+
+/// The shared libraries a program needs, and their loader.
+pub(crate) fn libraries(program: &Path) -> Vec<PathBuf> {
+    // ldd fails for static programs, which need nothing.
+    let listed = output(Command::new("ldd").arg(program)).unwrap_or_default();
+    let words = listed.lines().flat_map(str::split_whitespace);
+    words.filter(|word| word.starts_with('/')).map(PathBuf::from).collect()
 }
 
 /// A program's bytes without what only debuggers read.

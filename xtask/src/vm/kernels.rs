@@ -66,12 +66,21 @@ pub(crate) fn fetch(release: Release) -> Result<Kernel> {
 
 fn download(release: Release, tree: &Path) -> Result<()> {
     step(&format!("fetching the kernel {} of Debian {}", release.name, release.suite));
+    unpack(release.suite, tree, |apt| apt.kernel_packages(release))
+}
+
+/// Unpacks packages of a suite into `tree`, replacing what is there.
+pub(crate) fn unpack(
+    suite: &str,
+    tree: &Path,
+    choose: impl FnOnce(&Apt) -> Result<Vec<String>>,
+) -> Result<()> {
     let work = tree.with_extension("partial");
     if work.exists() {
         fs::remove_dir_all(&work)?;
     }
-    let apt = Apt::new(&work, release.suite)?;
-    let packages = apt.kernel_packages(release)?;
+    let apt = Apt::new(&work, suite)?;
+    let packages = choose(&apt)?;
     println!("  {}", packages.join(", "));
     let unpacked = work.join("tree");
     fs::create_dir_all(&unpacked)?;
@@ -92,7 +101,7 @@ fn download(release: Release, tree: &Path) -> Result<()> {
 }
 
 /// apt with its own sources, lists and cache.
-struct Apt {
+pub(crate) struct Apt {
     options: Vec<String>,
 }
 

@@ -33,34 +33,25 @@ pub(crate) struct Report {
 /// Lines of the console kept for an error's message.
 const TAIL: usize = 40;
 
+/// What makes a machine's time pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// Ours does; two processors.
+    Real,
+    /// Each instruction takes a nanosecond and waiting takes no time; one processor.
+    Instructions,
+}
+
 /// Boots `kernel` with `initramfs` and follows it for at most `limit`; all it prints goes to `log`.
 pub(crate) fn boot(kernel: &Kernel, initramfs: &Path, log: &Path, limit: Duration) -> Result<Report> {
     let started = Instant::now();
-    let mut log = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-    let mut machine = Machine(command(kernel, initramfs).spawn().context("cannot start qemu-system-x86_64")?);
-    let console = machine.0.stdout.take().context("the machine has no console")?;
-    let (lines, received) = mpsc::channel();
-    let reader = thread::spawn(move || {
-        for line in BufReader::new(console).split(b'\n').map_while(Result::ok) {
-            if lines.send(String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned()).is_err() {
-                break;
-            }
-        }
-    });
     let mut console = Console::default();
-    let error = loop {
-        match received.recv_timeout(limit.saturating_sub(started.elapsed())) {
-            Ok(line) => {
-                writeln!(log, "{line}")?;
-                console.line(&line, kernel.name);
-            }
-            Err(RecvTimeoutError::Timeout) => break Some(format!("not done after {} s", limit.as_secs())),
-            Err(RecvTimeoutError::Disconnected) => break console.verdict(),
+    let ended = follow(command(kernel, initramfs, Clock::Real), log, limit, |line| {
+        if let Some(news) = console.line(line) {
+            println!("  [{}] {news}", kernel.name);
         }
-    };
-    drop(machine);
-    // The reader ends with the machine's output.
-    let _ = reader.join();
+    })?;
+    let error = if ended { console.verdict() } else { Some(format!("not done after {} s", limit.as_secs())) };
     Ok(Report {
         kernel: kernel.name,
         booted: console.booted,
@@ -72,21 +63,50 @@ pub(crate) fn boot(kernel: &Kernel, initramfs: &Path, log: &Path, limit: Duratio
     })
 }
 
+/// Starts a machine and hands over each line of its console, which also goes to `log`. Returns whether the machine ended
+/// within `limit`; it is stopped if it did not.
+pub(crate) fn follow(
+    mut command: Command,
+    log: &Path,
+    limit: Duration,
+    mut line: impl FnMut(&str),
+) -> Result<bool> {
+    let started = Instant::now();
+    let mut log = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut machine = Machine(command.spawn().context("cannot start qemu-system-x86_64")?);
+    let console = machine.0.stdout.take().context("the machine has no console")?;
+    let (lines, received) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        for line in BufReader::new(console).split(b'\n').map_while(Result::ok) {
+            if lines.send(String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned()).is_err() {
+                break;
+            }
+        }
+    });
+    let ended = loop {
+        match received.recv_timeout(limit.saturating_sub(started.elapsed())) {
+            Ok(text) => {
+                writeln!(log, "{text}")?;
+                line(&text);
+            }
+            Err(RecvTimeoutError::Timeout) => break false,
+            Err(RecvTimeoutError::Disconnected) => break true,
+        }
+    };
+    drop(machine);
+    // The reader ends with the machine's output.
+    let _ = reader.join();
+    Ok(ended)
+}
+
 /// `-cx16`: 6.12 under QEMU 7.2 crashes in the emulation of cmpxchg16b.
-fn command(kernel: &Kernel, initramfs: &Path) -> Command {
+pub(crate) fn command(kernel: &Kernel, initramfs: &Path, clock: Clock) -> Command {
     let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args([
-        "-accel",
-        "tcg",
-        "-cpu",
-        "max,-cx16",
-        "-smp",
-        "2",
-        "-m",
-        "1536",
-        "-nodefaults",
-        "-no-user-config",
-    ]);
+    qemu.args(["-accel", "tcg", "-cpu", "max,-cx16", "-m", "1536", "-nodefaults", "-no-user-config"]);
+    qemu.args(match clock {
+        Clock::Real => ["-smp", "2"].as_slice(),
+        Clock::Instructions => ["-smp", "1", "-icount", "shift=0,sleep=off"].as_slice(),
+    });
     qemu.args(["-nographic", "-serial", "stdio", "-monitor", "none", "-no-reboot"]);
     qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initramfs);
     qemu.args(["-append", "console=ttyS0 quiet panic=-1 lsm=lockdown,capability,bpf"]);
@@ -117,7 +137,8 @@ struct Console {
 }
 
 impl Console {
-    fn line(&mut self, line: &str, kernel: &str) {
+    /// Takes a line and returns what is worth telling at once.
+    fn line(&mut self, line: &str) -> Option<String> {
         if self.tail.len() == TAIL {
             self.tail.remove(0);
         }
@@ -125,10 +146,8 @@ impl Console {
         self.results.line(line);
         // Firmware leaves control characters before the first line.
         let Some((word, rest)) = line.find("@@").and_then(|at| line[at + 2..].split_once(' ')) else {
-            if line.starts_with("test result: ") {
-                println!("  [{kernel}] {}: {line}", self.running.as_deref().unwrap_or("?"));
-            }
-            return;
+            let running = self.running.as_deref().unwrap_or("?");
+            return line.starts_with("test result: ").then(|| format!("{running}: {line}"));
         };
         match word {
             "kernel" => rest.clone_into(&mut self.booted),
@@ -142,6 +161,7 @@ impl Console {
             "done" => self.done = Some(rest.to_owned()),
             _ => {}
         }
+        None
     }
 
     /// What is wrong once the machine has ended; failed tests are counted and no error of the run.
@@ -164,7 +184,9 @@ mod tests {
 
     fn console(text: &str) -> Console {
         let mut console = Console::default();
-        text.lines().for_each(|line| console.line(line, "5.10"));
+        for line in text.lines() {
+            console.line(line);
+        }
         console
     }
 

@@ -1,10 +1,10 @@
 //! Tests on Debian's kernels in virtual machines: what the verifier accepts and which hooks exist differs from one
 //! kernel to the next, and no build machine has them all.
 
-mod cpio;
-mod initramfs;
-mod kernels;
-mod machine;
+pub(crate) mod cpio;
+pub(crate) mod initramfs;
+pub(crate) mod kernels;
+pub(crate) mod machine;
 mod modules;
 
 use std::{
