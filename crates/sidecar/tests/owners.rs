@@ -188,10 +188,14 @@ fn a_process_for_each_connection_loses_and_doubles_nothing() {
     }
     drop(clients);
     agent.when_ended(port, 8);
-    let side = server(agent, port, "per-connection");
+    let page = agent.scrape();
+    let side = page.both(port).1;
     assert_eq!((side.opened, side.ended(), side.active), (8, 8, 0));
     assert_eq!((side.received, side.sent), (400, 480));
-    assert_eq!(agent.scrape().both(port).1, side);
+    // Those the agent met while they waited to be accepted were the listener's then.
+    let names = page.values("comm", port, "server");
+    assert!(names.iter().all(|name| *name == "per-connection" || *name == own_comm()), "{names:?}");
+    assert_eq!(server(agent, port, "per-connection").ended(), 8);
     parent.line.shutdown(std::net::Shutdown::Both).unwrap();
     parent.join();
 }

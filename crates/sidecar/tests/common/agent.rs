@@ -49,14 +49,15 @@ pub(crate) fn command_of(file: &Path, flags: &[&str]) -> Command {
 }
 
 impl Agent {
-    /// One that all tests of a program use which need no flags of their own.
+    /// One that all tests of a program use which need no flags of their own. It reads the kernel when they ask, so that
+    /// a test decides in which state of a connection that happens.
     pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<Agent> = OnceLock::new();
         SHARED.get_or_init(|| {
             // It ends with the thread that started it: one that stays as long as the program.
             let (send, receive) = mpsc::channel();
             thread::spawn(move || {
-                let _ = send.send(Self::start(&["--interval", "1"]));
+                let _ = send.send(Self::start(&["--interval", "3600"]));
                 loop {
                     thread::park();
                 }
