@@ -47,9 +47,10 @@ fn two_thousand_connections_at_once_are_all_active_and_exact_then_gone() {
     let clients: Vec<TcpStream> = (0..COUNT).map(|_| TcpStream::connect(address).unwrap()).collect();
     let servers = accepting.join().unwrap();
     let page = agent.scrape();
-    let (of_client, of_server) = page.both(port);
-    assert_eq!((of_client.active, of_client.opened, of_client.ended()), (2000, 2000, 0));
-    assert_eq!((of_server.active, of_server.opened, of_server.ended()), (2000, 2000, 0));
+    let sides = page.both(port);
+    for side in [&sides.0, &sides.1] {
+        assert_eq!((side.active, side.opened, side.ended()), (2000, 2000, 0), "{sides:?}\n{}", page.losses());
+    }
 
     // Each sends another number of bytes, so that one counted for another would show.
     for (number, mut client) in clients.iter().enumerate() {
@@ -99,9 +100,12 @@ fn five_thousand_short_connections_in_a_burst_are_all_counted_with_all_they_move
     }
     serving.join().unwrap();
     let page = agent.when_ended(port, COUNT);
-    let (of_client, of_server) = page.both(port);
-    assert_eq!((of_client.opened, of_client.closed("normal"), of_client.active), (COUNT, COUNT, 0));
-    assert_eq!((of_server.opened, of_server.closed("normal"), of_server.active), (COUNT, COUNT, 0));
+    let sides = page.both(port);
+    for side in [&sides.0, &sides.1] {
+        let counts = (side.opened, side.closed("normal"), side.active);
+        assert_eq!(counts, (COUNT, COUNT, 0), "{sides:?}\n{}", page.losses());
+    }
+    let (of_client, of_server) = sides;
     assert_eq!((of_client.sent, of_client.received), (20 * COUNT, 30 * COUNT));
     assert_eq!((of_server.sent, of_server.received), (30 * COUNT, 20 * COUNT));
     for role in ["client", "server"] {

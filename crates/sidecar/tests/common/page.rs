@@ -149,6 +149,16 @@ impl Page {
         all
     }
 
+    /// What the agent says it has missed, for messages.
+    pub(crate) fn losses(&self) -> String {
+        let lines = self.text.lines().filter(|line| {
+            ["sidecar_lost_total{", "sidecar_bpf_missed_runs_total{", "sidecar_collect_failures_total{"]
+                .iter()
+                .any(|name| line.starts_with(name) && !line.ends_with(" 0"))
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
     /// The lines that mention a port, for messages.
     pub(crate) fn about(&self, port: u16) -> String {
         let label = format!("dst_port=\"{port}\"");
