@@ -2,7 +2,8 @@
 //!
 //! The agent's hidden command `codegen PAGE` prints a page. Whole pages go to `docs/`; in other files, what stands
 //! between `<!-- generated: PAGE -->` and `<!-- /generated -->` is the page, and with `PAGE HEADING` the part of it below
-//! that second-level heading (`metrics connection`). Sections called `bench` hold measurements and are left as they are.
+//! that second-level heading (`metrics connection`). The page `bench` is what `bench/results` says, `bench connection`
+//! what it says of one probe.
 
 use std::{
     collections::BTreeMap,
@@ -14,6 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    bench,
     build::{self, target_directory},
     shell::{output, relative, root, step},
 };
@@ -23,7 +25,7 @@ const PAGES: [(&str, &str); 3] =
     [("metrics", "docs/metrics.md"), ("config", "docs/configuration.md"), ("probes", "docs/probes.md")];
 const BEGIN: &str = "<!-- generated: ";
 const END: &str = "<!-- /generated -->";
-/// Measured, not derived from the code: another command fills these.
+/// The page of measurements: it needs no agent.
 const MEASURED: &str = "bench";
 
 /// Whether to write or to compare.
@@ -64,9 +66,11 @@ fn outdated(agent: &Path) -> Result<Vec<(PathBuf, String)>> {
         wanted.push((root().join(file), text.clone()));
         pages.insert(page, text);
     }
-    let generate = |section: &str| -> Result<String> {
-        let (page, heading) =
-            section.split_once(' ').map_or((section, None), |(page, rest)| (page, Some(rest)));
+    let generate = |section: &str, _: &str| -> Result<String> {
+        let (page, heading) = page_and_heading(section);
+        if page == MEASURED {
+            return bench::page(heading);
+        }
         let text = pages.get(page).with_context(|| format!("there is no page `{page}`"))?;
         let Some(heading) = heading else { return Ok(text.clone()) };
         part(text, heading).with_context(|| format!("the page `{page}` has no heading `## {heading}`"))
@@ -81,6 +85,27 @@ fn outdated(agent: &Path) -> Result<Vec<(PathBuf, String)>> {
     Ok(wanted)
 }
 
+fn page_and_heading(section: &str) -> (&str, Option<&str>) {
+    section.split_once(' ').map_or((section, None), |(page, rest)| (page, Some(rest)))
+}
+
+/// Brings only the sections with measurements up to date.
+pub(crate) fn measurements() -> Result<()> {
+    for path in with_sections()? {
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let replaced = replace_sections(&text, |section, now| match page_and_heading(section) {
+            (MEASURED, heading) => bench::page(heading),
+            _ => Ok(now.to_owned()),
+        });
+        let replaced = replaced.with_context(|| format!("in {}", relative(&path)))?;
+        if replaced != text {
+            fs::write(&path, replaced).with_context(|| format!("cannot write {}", path.display()))?;
+            println!("  wrote {}", relative(&path));
+        }
+    }
+    Ok(())
+}
+
 /// What a page says below a second-level heading, up to the next one.
 fn part(page: &str, heading: &str) -> Option<String> {
     let is_heading =
@@ -91,9 +116,9 @@ fn part(page: &str, heading: &str) -> Option<String> {
     Some(below.join("\n").trim().to_owned() + "\n")
 }
 
-/// The README and those of the probes, if they have a generated section.
+/// The READMEs that have a generated section.
 fn with_sections() -> Result<Vec<PathBuf>> {
-    let mut paths = vec![root().join("README.md")];
+    let mut paths = vec![root().join("README.md"), root().join("bench/README.md")];
     for entry in fs::read_dir(root().join("probes"))? {
         paths.push(entry?.path().join("README.md"));
     }
@@ -102,8 +127,8 @@ fn with_sections() -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// `text` with each section's content generated anew.
-fn replace_sections(text: &str, generate: impl Fn(&str) -> Result<String>) -> Result<String> {
+/// `text` with each section's content generated anew, from its name and what is there now.
+fn replace_sections(text: &str, generate: impl Fn(&str, &str) -> Result<String>) -> Result<String> {
     let mut result = String::new();
     let mut rest = text;
     while let Some(at) = rest.find(BEGIN) {
@@ -112,10 +137,8 @@ fn replace_sections(text: &str, generate: impl Fn(&str) -> Result<String>) -> Re
             section[BEGIN.len()..].split_once(" -->").context("a `generated` mark has no end")?;
         let (now, after) =
             section.split_once(END).with_context(|| format!("no {END} after section `{page}`"))?;
-        let measured = page.split(' ').next() == Some(MEASURED);
-        let wanted = if measured { now.trim_start_matches('\n').to_owned() } else { generate(page)? };
         result.push_str(before);
-        for piece in [BEGIN, page, " -->\n", &wanted, END] {
+        for piece in [BEGIN, page, " -->\n", &generate(page, now.trim_start_matches('\n'))?, END] {
             result.push_str(piece);
         }
         rest = after;
@@ -144,7 +167,7 @@ mod tests {
     use super::*;
 
     fn replace(text: &str) -> Result<String> {
-        replace_sections(text, |page| Ok(format!("[{page}]\n")))
+        replace_sections(text, |page, _| Ok(format!("[{page}]\n")))
     }
 
     #[test]
@@ -158,9 +181,9 @@ mod tests {
     }
 
     #[test]
-    fn measurements_are_left_as_they_are() {
-        let text = "<!-- generated: bench exec -->\n| 1 |\n<!-- /generated -->\n";
-        assert_eq!(replace(text).unwrap(), text);
+    fn what_a_section_says_now_can_be_kept() {
+        let text = "<!-- generated: x -->\n| 1 |\n<!-- /generated -->\n";
+        assert_eq!(replace_sections(text, |_, now| Ok(now.to_owned())).unwrap(), text);
     }
 
     #[test]

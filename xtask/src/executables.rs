@@ -16,7 +16,7 @@ use crate::{
 /// A test program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Test {
-    /// `package` for its unit tests, `package-name` for those in a file of their own.
+    /// Package and file: `sidecar-filters`.
     pub(crate) name: String,
     pub(crate) path: PathBuf,
 }
@@ -68,12 +68,16 @@ fn parse(messages: &str) -> Result<Executables> {
             }
             continue;
         }
+        // Unit tests say the same on every kernel.
+        if message["target"]["kind"][0] != "test" {
+            continue;
+        }
         let package = package_name(message["manifest_path"].as_str().unwrap_or_default(), target);
         tests.push(Test { name: package, path });
     }
-    let agent = agent.context("cargo built no agent: is there a test in crates/sidecar/tests?")?;
+    let agent = agent.context("cargo built no agent")?;
     if tests.is_empty() {
-        bail!("cargo built no tests");
+        bail!("cargo built no test: is there one in crates/sidecar/tests?");
     }
     tests.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Executables { agent, tests })
@@ -91,23 +95,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tests_are_told_from_the_agent_by_cargos_profile() {
-        let messages = concat!(
-            r#"{"target":{"name":"sidecar"},"profile":{"test":false},"manifest_path":"/r/crates/sidecar/Cargo.toml","executable":"/t/sidecar"}"#,
-            "\n",
-            r#"{"target":{"name":"sidecar"},"profile":{"test":true},"manifest_path":"/r/crates/sidecar/Cargo.toml","executable":"/t/deps/sidecar-1"}"#,
-            "\n",
-            r#"{"target":{"name":"sidecar_probes"},"profile":{"test":true},"manifest_path":"/r/probes/Cargo.toml","executable":"/t/deps/sidecar_probes-2"}"#,
-            "\n",
-            r#"{"target":{"name":"agent"},"profile":{"test":true},"manifest_path":"/r/crates/sidecar/Cargo.toml","executable":"/t/deps/agent-3"}"#,
-            "\n",
-            r#"{"reason":"build-finished"}"#,
-            "\n",
-        );
-        let executables = parse(messages).unwrap();
+    fn integration_tests_are_told_from_unit_tests_and_from_the_agent() {
+        let message = |target: &str, kind: &str, test: bool, path: &str| {
+            format!(
+                r#"{{"target":{{"name":"{target}","kind":["{kind}"]}},"profile":{{"test":{test}}},"manifest_path":"/r/crates/sidecar/Cargo.toml","executable":"{path}"}}"#
+            )
+        };
+        let messages = [
+            message("sidecar", "bin", false, "/t/sidecar"),
+            message("sidecar", "bin", true, "/t/deps/sidecar-1"),
+            message("owners", "test", true, "/t/deps/owners-2"),
+            message("filters", "test", true, "/t/deps/filters-3"),
+            r#"{"reason":"build-finished"}"#.to_owned(),
+        ];
+        let executables = parse(&messages.join("\n")).unwrap();
         assert_eq!(executables.agent, Path::new("/t/sidecar"));
         let names: Vec<&str> = executables.tests.iter().map(|test| test.name.as_str()).collect();
-        assert_eq!(names, ["sidecar", "sidecar-agent", "sidecar-probes"]);
+        assert_eq!(names, ["sidecar-filters", "sidecar-owners"]);
     }
 
     #[test]

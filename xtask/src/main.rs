@@ -1,6 +1,7 @@
 //! The project's own commands. Everything a contributor or the continuous integration does is one of them, so that
 //! both do the same.
 
+mod bench;
 mod build;
 mod codegen;
 mod executables;
@@ -56,6 +57,8 @@ enum Task {
     Tidy,
     /// Run the tests that look at a kernel on Debian's kernels in virtual machines
     Vm(vm::Options),
+    /// Measure what watching costs
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -86,6 +89,7 @@ fn perform(task: Task) -> Result<()> {
         Task::NewProbe(options) => new_probe::new_probe(&options),
         Task::Tidy => tidy::tidy(),
         Task::Vm(options) => vm(&options),
+        Task::Bench(options) => bench::bench(&options),
     }
 }
 

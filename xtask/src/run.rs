@@ -16,6 +16,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let binary = build::build(&build::Options { release: true, target: None })?;
     let mut agent = privileged(&binary, "loading programs into the kernel")?;
     agent.args(arguments);
+    // The agent takes variables that begin like its own for misspelt settings; these were for the build.
+    for variable in [sidecar_build::TOOLCHAIN_VAR, sidecar_build::SKIP_VAR] {
+        agent.env_remove(variable);
+    }
     step(&show(&agent));
     Err(agent.exec()).with_context(|| format!("cannot start {}", binary.display()))
 }

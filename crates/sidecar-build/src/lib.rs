@@ -9,7 +9,7 @@ mod toolchain;
 
 use std::path::{Path, PathBuf};
 
-pub use objects::{Object, compile, embed_objects};
+pub use objects::{Object, SKIP_VAR, compile, embed_objects};
 pub use toolchain::{
     LINKER_VERSION, MIN_RUSTC, PINNED_NIGHTLY, Prefix, TOOLCHAIN_VAR, Toolchain, find_linker, find_prefix,
     linker_llvm_major,

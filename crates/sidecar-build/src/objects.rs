@@ -11,7 +11,7 @@ use std::{
 use crate::{Context as _, Error, TOOLCHAIN_VAR, Toolchain, repository_root};
 
 /// Leaves the table of objects empty, for jobs that only read the code.
-const SKIP_VAR: &str = "SIDECAR_BPF_SKIP";
+pub const SKIP_VAR: &str = "SIDECAR_BPF_SKIP";
 const TARGET: &str = "bpfel-unknown-none";
 
 /// A compiled object.
