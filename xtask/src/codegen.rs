@@ -16,7 +16,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     bench,
-    build::{self, target_directory},
+    build::{self, host_triple, target_directory},
+    setup::{self, Group},
     shell::{output, relative, root, step},
 };
 
@@ -38,9 +39,10 @@ pub(crate) struct Options {
 
 /// Brings all generated text up to date, or says what is not.
 pub(crate) fn codegen(options: Options) -> Result<()> {
-    build::build(&build::Options::default())?;
+    setup::setup(&[Group::Build])?;
+    // The same build as for the tests, so that continuous integration does not compile everything twice.
+    let agent = build::build(&build::Options { release: false, target: Some(host_triple()?) })?;
     step(if options.check { "comparing generated text with the code" } else { "generating documentation" });
-    let agent = target_directory()?.join("debug/sidecar");
     let mut stale = Vec::new();
     for (path, text) in outdated(&agent)? {
         if options.check {

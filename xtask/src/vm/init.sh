@@ -27,7 +27,7 @@ run() {
     name=$1
     shift
     echo "@@begin $name"
-    "/tests/$name" --show-output --test-threads=${THREADS:-2} "$@" 2>&1
+    "/tests/$name" --show-output --test-threads=1 "$@" 2>&1
     code=$?
     [ $code -eq 0 ] || status=1
     echo
