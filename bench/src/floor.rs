@@ -53,7 +53,8 @@ struct Open {
 
 /// Attaches an empty program and stays until killed.
 pub(crate) fn hold(kind: &str, hook: &str) -> Result<()> {
-    let _link = attach(kind, hook).with_context(|| format!("cannot attach an empty program to {kind} {hook}"))?;
+    let _link =
+        attach(kind, hook).with_context(|| format!("cannot attach an empty program to {kind} {hook}"))?;
     println!("@@attached {kind} {hook}");
     loop {
         sleep(Duration::from_hours(1));

@@ -54,7 +54,7 @@ fn steady(agent: &str) -> Result<()> {
     sleep(Duration::from_secs(62));
     let (begin, before) = (Instant::now(), agent.processor()?);
     load::short(PER_MINUTE, PER_MINUTE / 60)?;
-    let share = (agent.processor()? - before).as_secs_f64() / begin.elapsed().as_secs_f64();
+    let share = agent.processor()?.saturating_sub(before).as_secs_f64() / begin.elapsed().as_secs_f64();
     figure("steady_cpu_percent", share * 100.0);
     figure("steady_per_minute", PER_MINUTE as f64 * 60.0 / begin.elapsed().as_secs_f64());
     Ok(())
@@ -65,9 +65,9 @@ fn live(agent: &str) -> Result<()> {
     let agent = Agent::start(agent, &["--max-connections", "262144", "--interval", "5"])?;
     let open = load::alike(LIVE / 2)?;
     sleep(Duration::from_secs(12));
-    let before = agent.metrics()?;
+    let before = metrics()?;
     sleep(Duration::from_secs(30));
-    let after = agent.metrics()?;
+    let after = metrics()?;
     let grown = |metric| Ok::<_, anyhow::Error>(http::value(&after, metric)? - http::value(&before, metric)?);
     figure("live_tracked", http::value(&after, "sidecar_map_entries")?);
     figure("live_resident_bytes", usage::resident(agent.pid())? as f64);
@@ -86,33 +86,39 @@ fn series(agent: &str) -> Result<()> {
     let lines = |page: &str| page.lines().filter(|line| !line.starts_with('#')).count() as u64;
     let mut open = load::spread(100)?;
     sleep(Duration::from_secs(3));
-    let few = lines(&agent.metrics()?);
+    let few = lines(&metrics()?);
     // Each address of a client is a label set at either end.
     open.extend(load::spread(100 * SERIES / few)?);
     sleep(Duration::from_secs(3));
-    let before = agent.metrics()?;
+    let before = metrics()?;
     let mut times = Vec::new();
     for _ in 0..SCRAPES {
         // One reading of the kernel later, so that no page is served twice.
         sleep(Duration::from_millis(1100));
         let begin = Instant::now();
-        agent.metrics()?;
+        metrics()?;
         times.push(begin.elapsed().as_secs_f64() * 1e3);
     }
     // What the agent says of itself is as of its last reading, too.
     sleep(Duration::from_secs(2));
-    let after = agent.metrics()?;
+    let after = metrics()?;
     figure("series", lines(&after) as f64);
     figure("series_bytes", after.len() as f64);
     figure("series_scrape_ms", median(times));
     let encoding = "sidecar_scrape_encoding_seconds_total";
-    let scrapes = http::value(&after, "sidecar_scrapes_total")? - http::value(&before, "sidecar_scrapes_total")?;
+    let scrapes =
+        http::value(&after, "sidecar_scrapes_total")? - http::value(&before, "sidecar_scrapes_total")?;
     figure(
         "series_encoding_ms",
         1e3 * (http::value(&after, encoding)? - http::value(&before, encoding)?) / scrapes,
     );
     figure("series_resident_bytes", usage::resident(agent.pid())? as f64);
     Ok(())
+}
+
+/// Of the one agent there is.
+fn metrics() -> Result<String> {
+    http::get(ADDRESS, "/metrics")
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -144,10 +150,6 @@ impl Agent {
 
     fn processor(&self) -> Result<Duration> {
         usage::processor(self.pid())
-    }
-
-    fn metrics(&self) -> Result<String> {
-        http::get(ADDRESS, "/metrics")
     }
 }
 

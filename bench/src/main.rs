@@ -15,7 +15,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 
-const USAGE: &str = "usage: sidecar-bench measure WORKLOAD BLOCKS OPERATIONS   nanoseconds per operation of each block
+const USAGE: &str =
+    "usage: sidecar-bench measure WORKLOAD BLOCKS OPERATIONS   nanoseconds per operation of each block
        sidecar-bench floor tp_btf|raw_tp|fentry HOOK          attach an empty program and stay
        sidecar-bench ready ADDRESS                            wait until the agent there is ready
        sidecar-bench scrape ADDRESS SECONDS                   read its metrics every so many seconds

@@ -13,6 +13,7 @@ mod plan;
 mod results;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     thread,
@@ -70,7 +71,7 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     let whole = options.names.is_empty() || options.names.iter().any(|name| name == results::AGENT);
     let names: Vec<String> = options.names.iter().filter(|name| *name != results::AGENT).cloned().collect();
     let only_agent = whole && !options.names.is_empty() && names.is_empty();
-    let plans = if only_agent { Default::default() } else { plan::plans(&names)? };
+    let plans = if only_agent { BTreeMap::new() } else { plan::plans(&names)? };
     if std::env::consts::ARCH != "x86_64" {
         bail!("the machines run x86_64 kernels and this machine builds for {}", std::env::consts::ARCH);
     }

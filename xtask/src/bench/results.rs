@@ -94,7 +94,7 @@ pub(super) fn measured(plan: &Plan, variants: &[String], machines: &[Said]) -> R
         for said in machines {
             let time = |variant: &str| {
                 let key = (variant.to_owned(), workload.name.to_owned());
-                said.blocks.get(&key).and_then(|blocks| median(blocks))
+                said.blocks.get(&key).and_then(|blocks| typical(blocks))
             };
             let alone = [BEFORE, AFTER].map(time);
             let [Some(before), Some(after)] = alone else {
@@ -140,13 +140,12 @@ pub(super) fn agent_cost(busy: &Busy, machines: &[Said]) -> Result<AgentCost> {
     })
 }
 
-/// One block in which something rare happened must not count for all.
-pub(super) fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
+/// The mean without the highest and the lowest: one block in which something rare happened must not count for all.
+fn typical(blocks: &[f64]) -> Option<f64> {
+    let mut sorted = blocks.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let high = *sorted.get(sorted.len() / 2)?;
-    let low = *sorted.get((sorted.len() - 1) / 2)?;
-    Some(f64::midpoint(low, high))
+    let inner = if sorted.len() > 2 { &sorted[1..sorted.len() - 1] } else { &sorted };
+    (!inner.is_empty()).then(|| inner.iter().sum::<f64>() / inner.len() as f64)
 }
 
 fn mean_and_spread(values: &[f64]) -> Option<(f64, f64)> {
@@ -247,8 +246,9 @@ mod tests {
     }
 
     #[test]
-    fn the_median_of_an_even_number_lies_between() {
-        assert_eq!(median(&[4.0, 1.0, 100.0, 2.0]), Some(3.0));
-        assert_eq!(median(&[]), None);
+    fn one_unusual_block_does_not_count() {
+        assert_eq!(typical(&[4.0, 1.0, 900.0, 2.0]), Some(3.0));
+        assert_eq!(typical(&[4.0, 2.0]), Some(3.0));
+        assert_eq!(typical(&[]), None);
     }
 }
