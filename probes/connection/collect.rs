@@ -12,7 +12,7 @@ use super::{
     series::Table,
     shared::{
         Conn, Control, Counters, GONE, LISTENER, LISTENERS_OWNER, PREEXISTING, Record, SCAN_CONNECTIONS,
-        SCAN_LISTENERS, SCAN_OWNERS, UNTRACKED, state,
+        SCAN_LISTENERS, SCAN_OWNERS, SWEEP_AND_FORGET, UNTRACKED, state,
     },
 };
 use crate::plain::{as_bytes, as_bytes_mut, view};
@@ -53,6 +53,12 @@ impl Connections {
 
     /// Takes stock: listeners first, because they tell which side a connection is.
     fn stock(&mut self, kernel: &mut dyn Kernel) -> Result<(), CollectError> {
+        let searched = self.search(kernel);
+        self.control(kernel, 0, true)?;
+        searched
+    }
+
+    fn search(&mut self, kernel: &dyn Kernel) -> Result<(), CollectError> {
         if kernel.has_program("scan_files") {
             for scan in [SCAN_LISTENERS, SCAN_CONNECTIONS, SCAN_OWNERS] {
                 self.control(kernel, scan, false)?;
@@ -62,7 +68,7 @@ impl Connections {
         if kernel.has_program("scan_sockets") {
             self.run(kernel, "scan_sockets")?;
         }
-        self.control(kernel, 0, true)
+        Ok(())
     }
 
     fn run(&mut self, kernel: &dyn Kernel, program: &str) -> Result<(), CollectError> {
@@ -80,14 +86,14 @@ impl Connections {
         Ok(kernel.update("CONTROL", as_bytes(&0u32), as_bytes(&control))?)
     }
 
-    /// Reads the counters of all live sockets.
-    fn sweep(&mut self, kernel: &mut dyn Kernel) -> Result<(), CollectError> {
+    /// Reads the counters of all live sockets; the `last` time the kernel forgets them as it reports them.
+    fn sweep(&mut self, kernel: &mut dyn Kernel, last: bool) -> Result<(), CollectError> {
         self.run(kernel, "sweep")?;
         let buffer = std::mem::take(&mut self.buffer);
         let mut unsettled = Vec::new();
         for bytes in buffer.chunks(size_of::<Record>()) {
             let record = parse(bytes)?;
-            if self.must_settle && record.conn.flags & LISTENERS_OWNER != 0 {
+            if self.must_settle && !last && record.conn.flags & LISTENERS_OWNER != 0 {
                 unsettled.push(*record);
             } else {
                 self.live_record(kernel, record)?;
@@ -99,13 +105,13 @@ impl Connections {
 
     /// Finds out who holds connections that still carry their listener's owner, then counts them.
     fn settle(&mut self, kernel: &mut dyn Kernel, mut records: Vec<Record>) -> Result<(), CollectError> {
-        let is_new =
-            |record: &Record| self.live.get(&record.sk).is_none_or(|live| live.born != record.conn.born);
-        if records.iter().any(is_new) {
-            self.control(kernel, SCAN_OWNERS, true)?;
-            self.run(kernel, "scan_files")?;
-            self.control(kernel, 0, true)?;
+        if records.is_empty() {
+            return Ok(());
         }
+        self.control(kernel, SCAN_OWNERS, true)?;
+        // Without the answer they are counted all the same, under the listener's owner.
+        let searched = self.run(kernel, "scan_files");
+        self.control(kernel, 0, true)?;
         for record in &mut records {
             let mut conn = record.conn;
             let found = kernel.lookup("SOCKETS", as_bytes(&record.sk), as_bytes_mut(&mut conn))?;
@@ -118,7 +124,21 @@ impl Connections {
                 self.live_record(kernel, record)?;
             }
         }
-        Ok(())
+        searched
+    }
+
+    /// Reads all records of connections that have ended; then whatever was displaced and not among them is lost.
+    fn read_ends(&mut self, kernel: &mut dyn Kernel) -> Result<(), CollectError> {
+        self.drain(kernel)?;
+        let mut malformed = None;
+        kernel.for_each("SPILL", true, &mut |_, bytes| match parse(bytes) {
+            Ok(record) => self.closed_record(record),
+            Err(error) => malformed = Some(error),
+        })?;
+        for (_, live) in std::mem::take(&mut self.displaced) {
+            self.forget(&live);
+        }
+        malformed.map_or(Ok(()), Err)
     }
 
     fn live_record(&mut self, kernel: &dyn Kernel, record: &Record) -> Result<(), CollectError> {
@@ -237,18 +257,15 @@ impl Collector for Connections {
     }
 
     fn rescoped(&mut self, kernel: &mut dyn Kernel, filtered: bool) -> Result<(), CollectError> {
-        // What has been done so far counts under the old filter.
-        self.sweep(kernel)?;
-        self.drain(kernel)?;
+        // What has been done so far counts under the old filter; what passed it may not pass the new one. So begin anew.
+        self.control(kernel, SWEEP_AND_FORGET, false)?;
+        self.sweep(kernel, true)?;
+        self.read_ends(kernel)?;
         self.filtered = filtered;
-        self.control(kernel, 0, false)?;
-        // What passed the old filter may not pass the new one: begin anew, counting from now.
-        kernel.for_each("SOCKETS", true, &mut |_, _| {})?;
-        kernel.for_each("LISTENERS", true, &mut |_, _| {})?;
-        kernel.update("PARKED", as_bytes(&0u32), as_bytes(&0u64))?;
         for live in std::mem::take(&mut self.live).into_values() {
             self.release(live.slot, live.listener);
         }
+        kernel.for_each("LISTENERS", true, &mut |_, _| {})?;
         self.stock(kernel)
     }
 
@@ -267,20 +284,12 @@ impl Collector for Connections {
 
     fn collect(&mut self, kernel: &mut dyn Kernel, rows: &mut Rows) -> Result<(), CollectError> {
         self.table.tick(kernel.monotonic().as_secs().max(1));
-        // The sweep before the ring: a connection that ends in between is first seen alive, then closed.
-        self.sweep(kernel)?;
-        self.drain(kernel)?;
-        let mut malformed = None;
-        kernel.for_each("SPILL", true, &mut |_, bytes| match parse(bytes) {
-            Ok(record) => self.closed_record(record),
-            Err(error) => malformed = Some(error),
-        })?;
-        malformed.map_or(Ok(()), Err)?;
-        for (_, live) in std::mem::take(&mut self.displaced) {
-            self.forget(&live);
-        }
+        // The sweep before the ring: a connection that ends in between is first seen alive, then closed. Whether or not
+        // the sweep succeeds, what is known goes out.
+        let swept = self.sweep(kernel, false);
+        let read = self.read_ends(kernel);
         self.table.rows(rows);
-        Ok(())
+        swept.and(read)
     }
 }
 

@@ -44,16 +44,13 @@ impl Closed {
         match error {
             errno::ECONNRESET | errno::EPIPE => Self::ResetByPeer,
             errno::ECONNABORTED => Self::ResetLocally,
-            errno::ETIMEDOUT
-            | errno::EHOSTUNREACH
-            | errno::ENETUNREACH
-            | errno::EHOSTDOWN
-            | errno::ENETDOWN => Self::Timeout,
-            _ => match last as u8 {
+            0 => match last as u8 {
                 // Before our FIN is acknowledged, only a reset of ours ends a connection without an error.
                 state::ESTABLISHED | state::CLOSE_WAIT | state::FIN_WAIT1 => Self::ResetLocally,
                 _ => Self::Normal,
             },
+            // ETIMEDOUT, or what ICMP had said when the kernel gave up sending again.
+            _ => Self::Timeout,
         }
     }
 

@@ -11,7 +11,10 @@ mod kernel_socket;
 #[expect(dead_code, reason = "what only the collector needs is not used here")]
 mod shared;
 
-use core::mem::MaybeUninit;
+use core::{
+    intrinsics::{AtomicOrdering, atomic_xadd},
+    mem::MaybeUninit,
+};
 
 use aya_ebpf::{
     EbpfContext,
@@ -27,7 +30,7 @@ use kernel_socket::{
 };
 use shared::{
     CLIENT, CLOSED, Conn, IPPROTO_TCP, LISTENER, LISTENERS_OWNER, PREEXISTING, RING_BYTES, Record, SERVER,
-    SPILL_ENTRIES, UNTRACKED, state,
+    SPILL_ENTRIES, SWEEP_AND_FORGET, UNTRACKED, state,
 };
 use sidecar_ebpf::{
     current, field, loss,
@@ -144,6 +147,9 @@ fn on_passive<M: Mem>(sk: *const u8) {
         let key = listen_key::<M>(sk, tcp);
         // A listener is only known if its owner passes.
         if LISTENERS.get_ptr(key).is_none() || !scope::passes_port(scope, key.port as u16) {
+            if is_connecting(sk) {
+                on_connected::<M>(sk);
+            }
             return;
         }
     }
@@ -165,10 +171,7 @@ fn on_passive<M: Mem>(sk: *const u8) {
     };
     if track(sk, &begin, false) == Tracked::Already {
         // Both sides connected at once and ours is known already; or what is known is a leftover of another socket.
-        // SAFETY: a live map value.
-        let connecting = tracked(sk)
-            .is_some_and(|known| unsafe { (*known).flags & CLIENT != 0 && (*known).established == 0 });
-        if connecting {
+        if is_connecting(sk) {
             on_connected::<M>(sk);
         } else {
             track(sk, &begin, true);
@@ -176,7 +179,14 @@ fn on_passive<M: Mem>(sk: *const u8) {
     }
 }
 
-/// listen(): runs in the caller's context.
+/// Whether our own SYN is out on this socket.
+#[inline(always)]
+fn is_connecting(sk: *const u8) -> bool {
+    // SAFETY: a live map value.
+    tracked(sk).is_some_and(|known| unsafe { (*known).flags & CLIENT != 0 && (*known).established == 0 })
+}
+
+/// `listen()`: runs in the caller's context.
 #[inline(never)]
 fn on_listen<M: Mem>(sk: *const u8) {
     let owner = current::owner();
@@ -221,13 +231,13 @@ fn remove_listener<M: Mem>(sk: *const u8, tcp: *const u8) {
     }
     let key = listen_key::<M>(sk, tcp);
     if let Some(listener) = LISTENERS.get_ptr_mut(key) {
-        // SAFETY: a live map value; two listeners of one port closing at the same instant could leave the count one
-        // too high, which only keeps an owner that nobody asks for.
+        // SAFETY: a live map value. The sum is read apart from the addition: of two listeners of one port that close at
+        // the same instant both may see none left, and only one of them finds something to remove.
         let left = unsafe {
-            (*listener).sockets = (*listener).sockets.saturating_sub(1);
-            (*listener).sockets
+            atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*listener).sockets, u64::MAX);
+            (&raw const (*listener).sockets).read_volatile()
         };
-        if left == 0 {
+        if left == 0 || left > u64::from(u32::MAX) {
             let _ = LISTENERS.remove(key);
         }
     }
@@ -324,8 +334,11 @@ fn finish_aside<M: Mem>(sk: *const u8, tcp: *const u8, old: u8) {
             describe::<M>(sk, tcp, aside.as_mut_ptr(), &*conn, CLOSED, old);
             aside.assume_init_ref()
         };
-        forget(sk, conn);
         let kept = SPILL.insert([sk as u64, aside.now], aside, u64::from(BPF_ANY)).is_ok();
+        if kept {
+            forget(sk, conn);
+        }
+        // Otherwise the entry stays, and the next sweep finds that its socket is gone.
         loss::count(if kept { Loss::Spilled } else { Loss::Record });
     }
 }
@@ -334,6 +347,10 @@ fn finish_aside<M: Mem>(sk: *const u8, tcp: *const u8, old: u8) {
 #[inline(never)]
 fn finish_untracked<M: Mem>(sk: *const u8, tcp: *const u8, old: u8) {
     let reported = CONTROL.get(0).is_some_and(|control| control.report_untracked != 0);
+    if CONTROL.get(0).is_some_and(|control| control.scan == SWEEP_AND_FORGET) {
+        // It ends in the very moment in which the filter changes.
+        loss::count(Loss::Untracked);
+    }
     if !reported || old == state::LISTEN || old == state::SYN_RECV || scope::active().is_some() {
         return;
     }

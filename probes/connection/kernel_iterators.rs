@@ -16,11 +16,12 @@ use sidecar_ebpf::{
 
 use crate::{
     kernel_socket::{
-        Begin, CONTROL, FIELDS, add_listener, counters, describe, infer, local_port, ports, track, tracked,
+        Begin, CONTROL, FIELDS, add_listener, counters, describe, infer, local_port, park, ports, track,
+        tracked,
     },
     shared::{
         AF_INET, AF_INET6, Conn, GONE, IPPROTO_TCP, LISTENER, LISTENERS_OWNER, LIVE, PREEXISTING, Record,
-        SCAN_CONNECTIONS, SCAN_LISTENERS, SCAN_OWNERS, SERVER, state,
+        SCAN_CONNECTIONS, SCAN_LISTENERS, SCAN_OWNERS, SERVER, SWEEP_AND_FORGET, state,
     },
 };
 
@@ -82,7 +83,11 @@ pub extern "C" fn sweep(ctx: *mut MapElement) -> i32 {
         // The first report counts the connection as active, even if nothing has moved; hence never 0 afterwards.
         let seen = moved | 1 << 31;
         let unsettled = (*conn).flags & LISTENERS_OWNER != 0;
+        let last = CONTROL.get(0).is_some_and(|control| control.scan == SWEEP_AND_FORGET);
         if kind == LIVE && (*conn).seen == seen && !unsettled {
+            if last {
+                park(conn);
+            }
             return 0;
         }
         let mut record = MaybeUninit::<Record>::uninit();
@@ -90,6 +95,9 @@ pub extern "C" fn sweep(ctx: *mut MapElement) -> i32 {
         let size = size_of::<Record>() as u32;
         if bpf_seq_write((*(*ctx).meta).seq.cast(), record.as_ptr().cast(), size) == 0 {
             (*conn).seen = seen;
+            if last {
+                park(conn);
+            }
         }
         0
     }

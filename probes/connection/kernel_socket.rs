@@ -8,7 +8,7 @@ use core::{
 
 use aya_ebpf::{
     Global,
-    bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
     helpers::bpf_ktime_get_ns,
     macros::map,
     maps::{Array, HashMap},
@@ -143,12 +143,18 @@ pub fn track(sk: *const u8, begin: &Begin, replace: bool) -> Tracked {
 pub fn forget(sk: *const u8, conn: *mut Conn) {
     let parked = PARKED.get(0).copied().unwrap_or(u64::MAX);
     if parked < u64::from(CONSTANTS.load().parked) {
-        // SAFETY: a live map value.
-        unsafe { (&raw mut (*conn).flags).write_volatile(0) };
-        add(&PARKED, 1);
+        park(conn);
     } else {
         let _ = SOCKETS.remove(sk as u64);
     }
+}
+
+/// Leaves an entry to the next socket at its address.
+#[inline(always)]
+pub fn park(conn: *mut Conn) {
+    // SAFETY: a live map value.
+    unsafe { (&raw mut (*conn).flags).write_volatile(0) };
+    add(&PARKED, 1);
 }
 
 #[inline(always)]
@@ -170,15 +176,16 @@ pub fn add_listener<M: Mem>(sk: *const u8, port: u16, begin: &Begin) {
         port: u32::from(port),
         reserved: 0,
     };
-    let sockets = LISTENERS.get_ptr(key).map_or(0, |known| {
-        // SAFETY: a live map value.
-        unsafe { (*known).sockets }
-    });
-    if LISTENERS
-        .insert(key, Listener { owner: begin.owner, sockets: sockets + 1 }, u64::from(BPF_ANY))
-        .is_err()
-    {
-        loss::count(Loss::MapFull);
+    // Two processes may begin to listen on one port at the same moment: whoever comes second only counts itself.
+    let first = Listener { owner: begin.owner, sockets: 1 };
+    if LISTENERS.get_ptr(key).is_some() || LISTENERS.insert(key, first, u64::from(BPF_NOEXIST)).is_err() {
+        match LISTENERS.get_ptr_mut(key) {
+            // SAFETY: a live map value; the sum is not used.
+            Some(known) => unsafe {
+                atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*known).sockets, 1);
+            },
+            None => loss::count(Loss::MapFull),
+        }
     }
 }
 
@@ -230,8 +237,9 @@ pub fn ports<M: Mem>(sk: *const u8, tcp: *const u8) -> u32 {
     }
 }
 
-/// Reads the kernel's counters in an order that can only show too little for a moment, never too much: what is
-/// subtracted is read last.
+/// Reads the kernel's counters in the order that shows too little rather than too much while they move: what is
+/// subtracted is read last. Only between the kernel's counting a FIN and its marking the socket, which are a few
+/// instructions, the FIN would be taken for a byte.
 #[inline(always)]
 pub fn counters<M: Mem>(sk: *const u8, tcp: *const u8) -> Counters {
     // SAFETY: offsets of `struct tcp_sock` and `struct sock`.

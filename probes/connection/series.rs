@@ -234,10 +234,12 @@ impl Table {
         Self {
             start: start.clone(),
             wanted,
+            by_text: [(false, OTHER), (true, OTHER_LISTENERS)]
+                .map(|(listener, slot)| ((other(listener).labels, listener), slot))
+                .into(),
             slots: vec![other(false), other(true)],
             free: Vec::new(),
             index: FxHashMap::default(),
-            by_text: HashMap::new(),
             overflowed: 0,
             now: 0,
             purged: 0,
@@ -258,7 +260,7 @@ impl Table {
         let labels = self.labels(&key);
         let slot = match self.by_text.get(&(labels.clone(), listener)).copied() {
             Some(slot) => slot,
-            None if self.by_text.len() < self.start.max_series || self.make_room() => {
+            None if self.label_sets() < self.start.max_series || self.make_room() => {
                 self.add(labels, listener)
             }
             None => {
@@ -272,6 +274,11 @@ impl Table {
         }
         self.index.insert(key, slot);
         slot
+    }
+
+    /// Without the two rows for the rest.
+    fn label_sets(&self) -> usize {
+        self.by_text.len() - 2
     }
 
     fn add(&mut self, labels: Labels, listener: bool) -> u32 {
@@ -301,7 +308,7 @@ impl Table {
         }
         let none = Labels::default();
         rows.push(&metrics::OVERFLOWED, &none, Value::Counter(self.overflowed));
-        rows.push(&metrics::LABEL_SETS, &none, Value::Gauge(self.by_text.len() as f64));
+        rows.push(&metrics::LABEL_SETS, &none, Value::Gauge(self.label_sets() as f64));
     }
 
     /// Drops the label sets nobody has used for an hour. Only when room is needed: a series should not vanish because
@@ -314,7 +321,7 @@ impl Table {
         let (slots, free, now) = (&mut self.slots, &mut self.free, self.now);
         self.by_text.retain(|_, slot| {
             let series = &mut slots[*slot as usize];
-            let stays = series.held > 0 || series.touched + IDLE_SECONDS > now;
+            let stays = *slot <= OTHER_LISTENERS || series.held > 0 || series.touched + IDLE_SECONDS > now;
             if !stays {
                 *series = Series::default();
                 free.push(*slot);
@@ -322,7 +329,7 @@ impl Table {
             stays
         });
         self.index.clear();
-        self.by_text.len() < self.start.max_series
+        self.label_sets() < self.start.max_series
     }
 
     fn labels(&self, key: &Key) -> Labels {

@@ -212,6 +212,8 @@ pub const SCAN_LISTENERS: u32 = 1;
 pub const SCAN_CONNECTIONS: u32 = 2;
 /// `Control::scan`: find out who has accepted the connections that still carry their listener's owner.
 pub const SCAN_OWNERS: u32 = 3;
+/// `Control::scan`: the sweep forgets what it reports, because the filter has changed.
+pub const SWEEP_AND_FORGET: u32 = 4;
 
 /// Switches the agent sets while running; one entry in the `CONTROL` array.
 #[repr(C)]

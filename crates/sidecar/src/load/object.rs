@@ -207,7 +207,14 @@ impl Kernel for Object {
         // Reading starts with tiny probes into a small buffer, each of them a call.
         out.reserve(READ_AHEAD);
         let read = |out: &mut Vec<u8>| -> io::Result<()> {
-            sys::iterator_file(iterator.link.as_fd())?.read_to_end(out).map(drop)
+            let mut file = sys::iterator_file(iterator.link.as_fd())?;
+            // The kernel answers EAGAIN when it has passed a million objects without a word: there is more to come.
+            loop {
+                match file.read_to_end(out) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return result.map(drop),
+                }
+            }
         };
         if iterator.per_namespace {
             let closed = netns::in_each(|| read(out)).map_err(failed)?;
