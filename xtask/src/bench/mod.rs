@@ -29,7 +29,7 @@ use crate::{
     vm::kernels::{self, Kernel},
 };
 use guest::{Files, Said, Script};
-use plan::{Plan, WORKLOADS};
+use plan::Plan;
 use results::{AFTER, BEFORE, ProbeResults};
 
 /// The kernel whose figures are kept.
@@ -190,7 +190,7 @@ fn script(name: &str, plan: &Plan, others: &[String]) -> Result<(Script, Vec<Str
     let mut script = Script::new();
     let mut variants = Vec::new();
     let measure = |script: &mut Script| {
-        for workload in &WORKLOADS {
+        for workload in plan.workloads() {
             script.line(format!("measure {} {} {}", workload.name, workload.blocks, workload.operations));
         }
     };

@@ -40,11 +40,14 @@ pub(super) fn probe(results: &ProbeResults) -> String {
     };
     row("(the work itself)", &|index| thousands(results.workloads[index].work));
     row("target", &|index| {
-        results.workloads[index].target.map_or_else(String::new, |target| format!("≤ {}", thousands(target)))
+        results.workloads[index].target.map_or_else(String::new, |target| match thousands(target) {
+            nothing if nothing == "0" => nothing,
+            most => format!("≤ {most}"),
+        })
     });
     let by = results.workloads.first().map(|workload| workload.added.iter().map(|added| added.by.as_str()));
     for by in by.into_iter().flatten() {
-        let name = if by == results.probe { format!("**{by}**") } else { by.to_owned() };
+        let name = if by == results.probe { format!("**{by}** (kernel and agent)") } else { by.to_owned() };
         row(&name, &|index| {
             let added = results.workloads[index].added.iter().find(|added| added.by == by);
             added.map_or_else(String::new, |added| {
@@ -195,12 +198,12 @@ mod tests {
             }),
         };
         let expected = "\
-| instructions added by |        UDP |
-|-----------------------|-----------:|
-| (the work itself)     |      8,800 |
-| target                |       ≤ 20 |
-| **p**                 |    +19 ± 4 |
-| tool                  | +1,500 ± 4 |
+| instructions added by    |        UDP |
+|--------------------------|-----------:|
+| (the work itself)        |      8,800 |
+| target                   |       ≤ 20 |
+| **p** (kernel and agent) |    +19 ± 4 |
+| tool                     | +1,500 ± 4 |
 
 The agent's own process takes 1,200 instructions for each of 20,000 operations of `udp` (target ≤ 2,000), and 230,000 a second when nothing happens.
 

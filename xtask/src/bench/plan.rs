@@ -22,7 +22,7 @@ pub(super) const WORKLOADS: [Workload; 6] = [
     Workload { name: "roundtrip", title: "TCP round trip", blocks: 7, operations: 1_000 },
     Workload { name: "connect", title: "connect, round trip, close", blocks: 7, operations: 1_000 },
     Workload { name: "openclose", title: "open, close", blocks: 7, operations: 2_000 },
-    Workload { name: "spawn", title: "start a process", blocks: 7, operations: 50 },
+    Workload { name: "spawn", title: "start a process", blocks: 7, operations: 200 },
     Workload { name: "getppid", title: "getppid", blocks: 7, operations: 10_000 },
     Workload { name: "udp", title: "UDP send, receive", blocks: 7, operations: 2_000 },
 ];
@@ -31,8 +31,8 @@ pub(super) const WORKLOADS: [Workload; 6] = [
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Plan {
-    /// Instructions the probe may add to each workload; a workload that is not named is measured all the same.
-    pub(super) targets: BTreeMap<String, f64>,
+    /// The workloads to measure, and the instructions the probe may add to an operation, if that is decided.
+    pub(super) targets: BTreeMap<String, Option<f64>>,
     /// The hooks it uses, as kind and name: what an empty program there costs.
     #[serde(default)]
     pub(super) floors: Vec<String>,
@@ -53,6 +53,13 @@ pub(super) struct Busy {
     pub(super) operations: u32,
     /// and how many instructions that may be.
     pub(super) target: f64,
+}
+
+impl Plan {
+    /// Its workloads, in the order of [`WORKLOADS`].
+    pub(super) fn workloads(&self) -> impl Iterator<Item = &'static Workload> + '_ {
+        WORKLOADS.iter().filter(|workload| self.targets.contains_key(workload.name))
+    }
 }
 
 /// The plans of these probes, or of all that have one, by name.
@@ -103,9 +110,10 @@ mod tests {
 
     #[test]
     fn a_plan_may_leave_out_everything_but_its_targets() {
-        let plan = parse(r#"{ "targets": { "udp": 0 } }"#).unwrap();
+        let plan = parse(r#"{ "targets": { "udp": 0, "getppid": null } }"#).unwrap();
         assert!(plan.floors.is_empty() && plan.others.is_empty() && plan.agent.is_none());
-        assert_eq!(plan.targets.into_iter().collect::<Vec<_>>(), [("udp".to_owned(), 0.0)]);
+        assert_eq!(plan.workloads().map(|workload| workload.name).collect::<Vec<_>>(), ["getppid", "udp"]);
+        assert_eq!([plan.targets["udp"], plan.targets["getppid"]], [Some(0.0), None]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     guest::Said,
-    plan::{Busy, Plan, WORKLOADS},
+    plan::{Busy, Plan},
 };
 use crate::shell::root;
 
@@ -88,7 +88,7 @@ pub(super) struct AgentResults {
 /// What the machines' times say: each variant against the work itself in the same machine.
 pub(super) fn measured(plan: &Plan, variants: &[String], machines: &[Said]) -> Result<Vec<Measured>> {
     let mut all = Vec::new();
-    for workload in &WORKLOADS {
+    for workload in plan.workloads() {
         let mut work = Vec::new();
         let mut differences = vec![Vec::new(); variants.len()];
         for said in machines {
@@ -114,7 +114,7 @@ pub(super) fn measured(plan: &Plan, variants: &[String], machines: &[Said]) -> R
             name: workload.name.to_owned(),
             title: workload.title.to_owned(),
             work: mean_and_spread(&work).context("no machine ran")?.0,
-            target: plan.targets.get(workload.name).copied(),
+            target: plan.targets.get(workload.name).copied().flatten(),
             added: added.collect(),
         });
     }
@@ -199,7 +199,7 @@ pub(super) fn load() -> Result<(Vec<ProbeResults>, Option<AgentResults>)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::plan::WORKLOADS, *};
 
     fn said(times: &[(&str, f64)]) -> Said {
         let mut said = Said::default();
@@ -213,14 +213,14 @@ mod tests {
 
     #[test]
     fn what_is_added_is_against_the_work_in_the_same_machine() {
-        let plan: Plan = serde_json::from_str(r#"{ "targets": { "udp": 20 } }"#).unwrap();
+        let plan: Plan = serde_json::from_str(r#"{ "targets": { "getppid": null, "udp": 20 } }"#).unwrap();
         let machines = [
             said(&[(BEFORE, 100.0), ("a", 160.0), (AFTER, 110.0)]),
             said(&[(BEFORE, 200.0), ("a", 265.0), (AFTER, 210.0)]),
         ];
         let measured = measured(&plan, &["a".to_owned(), "b".to_owned()], &machines).unwrap();
         assert_eq!(measured[0].added, [Added { by: "a".to_owned(), instructions: 57.5, spread: 2.5 }]);
-        let first = (Some(measured[0].work), measured[0].target, measured[5].target);
+        let first = (Some(measured[0].work), measured[0].target, measured[1].target);
         assert_eq!(first, (Some(155.0), None, Some(20.0)));
     }
 
