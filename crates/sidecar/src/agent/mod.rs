@@ -61,6 +61,9 @@ fn try_run(args: &CommonArgs) -> Result<(), Failure> {
     let server = bind(&config)?;
     let started = SystemTime::now();
 
+    if let Some(missing) = privilege::missing() {
+        return Err(Failure(Exit::Privilege, missing));
+    }
     // Asked for before the capabilities go; ends by itself.
     let stats = measuring(&config);
     let (running, idle) = attach(&config, &target)?;
@@ -147,6 +150,7 @@ fn attach(
             failures: 0,
             pause: 0,
             last_pause: 0,
+            told: (0, None),
         });
     }
     if running.is_empty() && idle.iter().any(|report| report.state != ProbeState::Off) {
@@ -155,6 +159,9 @@ fn attach(
             .map(|report| format!("{}: {}; {}", report.probe, report.reason, report.advice))
             .collect();
         return Err(Failure(no_kernel(), format!("no probe can run here: {}", reasons.join("; "))));
+    }
+    if running.is_empty() {
+        tracing::warn!("every probe is switched off: there is nothing to see but the agent itself");
     }
     Ok((running, idle))
 }

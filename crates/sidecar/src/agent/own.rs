@@ -64,7 +64,7 @@ impl Own {
             state(report, rows);
         }
         for probe in running {
-            of_probe(probe, rows);
+            of_probe(probe, measured, rows);
         }
         let none = Labels::default();
         rows.push(&MEASURED, &none, Value::CounterF64(measured.as_secs_f64()));
@@ -98,7 +98,7 @@ fn state(report: &ProbeReport, rows: &mut Rows) {
     }
 }
 
-fn of_probe(running: &Running, rows: &mut Rows) {
+fn of_probe(running: &Running, measured: Duration, rows: &mut Rows) {
     let probe = running.report.probe;
     let labels = Labels::new([("probe", probe)]);
     rows.push(&COLLECT, &labels, Value::CounterF64(running.spent.as_secs_f64()));
@@ -107,8 +107,11 @@ fn of_probe(running: &Running, rows: &mut Rows) {
     rows.push(&MAP_BYTES, &labels, Value::Gauge(running.object.map_bytes() as f64));
     for (program, stats) in running.object.run_stats() {
         let labels = Labels::new([("probe", probe), ("program", program)]);
-        rows.push(&RUN_TIME, &labels, Value::CounterF64(stats.time.as_secs_f64()));
-        rows.push(&RUNS, &labels, Value::Counter(stats.runs));
+        // Zeros would look like programs that cost nothing.
+        if !measured.is_zero() {
+            rows.push(&RUN_TIME, &labels, Value::CounterF64(stats.time.as_secs_f64()));
+            rows.push(&RUNS, &labels, Value::Counter(stats.runs));
+        }
         rows.push(&MISSED, &labels, Value::Counter(stats.missed));
     }
     let fill = running.collector.fill();

@@ -10,6 +10,27 @@ pub(crate) fn has(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }
 
+/// What is missing for any probe at all, as one line with the next step.
+pub(crate) fn missing() -> Option<String> {
+    // Before 5.8 there is neither of the two; CAP_SYS_ADMIN stands for both on every kernel.
+    if has(Capability::CAP_SYS_ADMIN) {
+        return None;
+    }
+    let needed = [Capability::CAP_BPF, Capability::CAP_PERFMON];
+    let missing: Vec<String> = needed
+        .into_iter()
+        .filter(|capability| !has(*capability))
+        .map(|missing| missing.to_string())
+        .collect();
+    (!missing.is_empty()).then(|| {
+        let binary = std::env::current_exe().map_or("sidecar".to_owned(), |path| path.display().to_string());
+        format!(
+            "missing {}: run as root, or once: setcap cap_bpf,cap_perfmon+ep {binary}",
+            missing.join(" and ")
+        )
+    })
+}
+
 /// Drops every capability but those kept, and the way to get new ones. To be called while there is one thread:
 /// capabilities belong to threads, later ones inherit.
 pub(crate) fn drop_all() -> Result<Vec<String>, String> {

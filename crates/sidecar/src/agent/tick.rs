@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use sidecar_core::{Collector, ProbeReport, Rows, Snapshot};
+use sidecar_common::loss::Loss;
+use sidecar_core::{Collector, Kernel as _, ProbeReport, Rows, Snapshot};
 use tokio::sync::oneshot;
 
 use super::{
@@ -29,6 +30,8 @@ use crate::{
 const FRESH: Duration = Duration::from_millis(500);
 /// A collector may take this share of the time between two of its ticks before it is called less often.
 const SHARE: u32 = 10;
+/// Time between two log lines about losses.
+const TELL: Duration = Duration::from_mins(1);
 /// A failing collector is left out of this many ticks at most.
 const MAX_PAUSE: u32 = 16;
 
@@ -45,6 +48,8 @@ pub(super) struct Running {
     /// The circuit breaker: ticks to leave out, and how many the last time.
     pub(super) pause: u32,
     pub(super) last_pause: u32,
+    /// Losses the log has told of, and when.
+    pub(super) told: (u64, Option<Instant>),
 }
 
 /// What the other threads may ask.
@@ -246,6 +251,22 @@ impl State {
 }
 
 impl Running {
+    /// One line a minute at most, with what has been lost since the last one.
+    fn tell_losses(&mut self) {
+        let counts = Loss::ALL.iter().filter(|(loss, _)| *loss != Loss::Spilled);
+        let lost: u64 =
+            counts.filter_map(|(loss, _)| self.object.per_cpu_sum("LOSS", *loss as u32).ok()).sum();
+        let (told, at) = self.told;
+        if lost > told && at.is_none_or(|at| at.elapsed() >= TELL) {
+            self.told = (lost, Some(Instant::now()));
+            tracing::warn!(
+                probe = self.report.probe,
+                lost = lost - told,
+                "facts were lost: sidecar_lost_total says why, the probe's README what is then missing"
+            );
+        }
+    }
+
     fn collect(&mut self, rows: &mut Rows, interval: Duration) {
         if self.pause > 0 {
             self.pause -= 1;
@@ -254,10 +275,12 @@ impl Running {
         let begun = Instant::now();
         let result = self.collector.collect(&mut self.object, rows);
         let took = begun.elapsed();
+        self.tell_losses();
         self.spent += took;
         self.collects += 1;
         match result {
             Ok(()) if took > interval / SHARE => {
+                self.last_pause = 0;
                 tracing::warn!(probe = self.report.probe, ?took, "reading it takes long for this interval");
             }
             Ok(()) => self.last_pause = 0,

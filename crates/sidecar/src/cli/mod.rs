@@ -81,7 +81,6 @@ Exit codes: ";
     version = LONG_VERSION,
     max_term_width = 80,
     after_help = help_end(),
-    disable_help_subcommand = true,
     subcommand_value_name = "COMMAND"
 )]
 struct Cli {

@@ -121,7 +121,7 @@ fn help_fits_eighty_columns_and_names_every_default_and_exit_code() {
     let text = run("--help").unwrap_err().to_string();
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
     for default in
-        ["15", "65536", "10000", "src_ip,dst_ip,dst_port,role,comm", "127.0.0.1:9090", "text", "info"]
+        ["15", "65536", "2000", "src_ip,dst_ip,dst_port,role,comm", "127.0.0.1:9090", "text", "info"]
     {
         assert!(words.contains(&format!("[default: {default}]")), "{default}: {text}");
     }

@@ -145,8 +145,8 @@ pub(crate) static KEYS: &[Key] = &[
         spec: OptionSpec {
             name: "metrics.max_series",
             kind: OptionKind::Integer { min: 1, max: 1_000_000 },
-            default: "10000",
-            help: "Label sets kept per probe; the rest is summed in one row with every label `other`",
+            default: "2000",
+            help: "Label sets kept per probe, some 40 time series each; the rest is one row with every label `other`",
         },
         flag: "max-series",
         aliases: &[],

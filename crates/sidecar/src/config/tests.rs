@@ -107,7 +107,7 @@ fn without_anything_the_documented_defaults_hold() {
     assert!(!config.target.is_filtered());
     assert_eq!(config.metrics.interval, Duration::from_secs(15));
     assert_eq!(config.metrics.max_connections, 65_536);
-    assert_eq!(config.metrics.max_series, 10_000);
+    assert_eq!(config.metrics.max_series, 2_000);
     assert_eq!(config.metrics.labels, ["src_ip", "dst_ip", "dst_port", "role", "comm"]);
     assert_eq!(config.listen, "127.0.0.1:9090".parse().unwrap());
     assert_eq!(config.log, Log { format: LogFormat::Text, level: "info".to_owned() });

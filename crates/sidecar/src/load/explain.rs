@@ -56,15 +56,13 @@ pub(super) fn chain(error: &dyn Error) -> String {
 
 /// The next step for a reason.
 pub(super) fn advice(reason: &str) -> String {
-    let text = if reason.contains("not permitted")
-        || reason.contains("EPERM")
-        || reason.contains("os error 1)")
-    {
-        "run as root, or give the binary its capabilities: setcap cap_bpf,cap_perfmon,cap_net_admin+ep sidecar"
-    } else if reason.contains("no kprobes") || reason.contains("this kernel has no") {
-        "nothing to do: this kernel lacks the hook"
-    } else {
-        "please report this with the output of: sidecar doctor --format json"
-    };
+    let text =
+        if reason.contains("not permitted") || reason.contains("EPERM") || reason.contains("os error 1)") {
+            "run as root, or give the binary its capabilities: setcap cap_bpf,cap_perfmon+ep PATH_TO_SIDECAR"
+        } else if reason.contains("no kprobes") || reason.contains("this kernel has no") {
+            "nothing to do: this kernel lacks the hook"
+        } else {
+            "please report this with the output of: sidecar doctor --format json"
+        };
     text.to_owned()
 }

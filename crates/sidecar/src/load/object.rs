@@ -107,6 +107,7 @@ impl Object {
     pub(crate) fn run_stats(&self) -> Vec<(&str, sys::RunStats)> {
         self.ebpf
             .programs()
+            .filter(|(name, _)| self.loaded.contains(name))
             .filter_map(|(name, program)| Some((name, sys::run_stats(program.fd().ok()?.as_fd()).ok()?)))
             .collect()
     }
