@@ -149,6 +149,18 @@ impl Page {
         all
     }
 
+    /// Runs of its programs the kernel left out (a program interrupted by itself on one processor is not run again), after
+    /// checking that no more than those are missing from `count` connections. 0 on most machines; an emulated one may be
+    /// stopped in the middle of a program and find hundreds of packets waiting when it goes on.
+    pub(crate) fn left_out(&self, sides: &(Side, Side), count: u64) -> u64 {
+        let missed = self.count("sidecar_bpf_missed_runs_total", &[]);
+        for side in [&sides.0, &sides.1] {
+            let missing = count.abs_diff(side.opened).max(side.closed("unknown"));
+            assert!(missing <= missed, "{missing} missing, {missed} told\n{sides:?}\n{}", self.losses());
+        }
+        missed
+    }
+
     /// What the agent says it has missed, for messages.
     pub(crate) fn losses(&self) -> String {
         let lines = self.text.lines().filter(|line| {
