@@ -21,6 +21,16 @@ pub enum Error {
     /// No compiler fits; the text says what was looked at.
     #[error("no Rust compiler for the kernel side ({0}): run `cargo xtask setup`")]
     NoCompiler(String),
+    /// The compiler that was asked for does not fit.
+    #[error(
+        "{TOOLCHAIN_VAR}={named} does not fit ({why}): name another, or unset it and run `cargo xtask setup`"
+    )]
+    NamedCompiler {
+        /// The variable's value.
+        named: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// bpf-linker is missing or has another version.
     #[error("no bpf-linker {LINKER_VERSION} ({0}): run `cargo xtask setup`")]
     NoLinker(String),

@@ -119,12 +119,13 @@ fn belongs_to_outer_build(key: &str) -> bool {
 /// The compiler that [`TOOLCHAIN_VAR`] names, else the distribution's, else one of rustup's, nightlies first.
 pub fn find_prefix() -> Result<Prefix, Error> {
     if let Some(named) = env::var_os(TOOLCHAIN_VAR) {
-        let path = if named.to_string_lossy().contains('/') {
-            PathBuf::from(named)
+        let named = named.to_string_lossy().into_owned();
+        let path = if named.contains('/') {
+            PathBuf::from(&named)
         } else {
-            rustup_toolchains().join(with_host(&named.to_string_lossy()))
+            rustup_toolchains().join(with_host(&named))
         };
-        return inspect(&path).map_err(|why| Error::NoCompiler(format!("{TOOLCHAIN_VAR}: {why}")));
+        return inspect(&path).map_err(|why| Error::NamedCompiler { named, why });
     }
     let mut refused = Vec::new();
     for path in candidates() {
@@ -186,7 +187,7 @@ fn inspect(path: &Path) -> Result<Prefix, String> {
     }
     let sources = path.join("lib/rustlib/src/rust/library/core/src/lib.rs");
     if !sources.exists() {
-        return Err(format!("{shown} has no sources of core"));
+        return Err(format!("{shown} has no sources of core (rustup calls them rust-src)"));
     }
     if !path.join("bin/cargo").exists() {
         return Err(format!("{shown} has no cargo beside it"));

@@ -103,6 +103,8 @@ fn count(programs: usize) -> String {
 fn compiler() -> Result<Prefix> {
     let refused = match sidecar_build::find_prefix() {
         Ok(prefix) => return Ok(prefix),
+        // Installing something else would not change what was asked for.
+        Err(error @ sidecar_build::Error::NamedCompiler { .. }) => return Err(error.into()),
         Err(error) => error,
     };
     // Debian's backport for building browsers comes first: it is the newest, and leaves /usr/bin/rustc of rustup users alone.
