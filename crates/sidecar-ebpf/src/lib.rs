@@ -6,6 +6,7 @@
 pub mod current;
 pub mod loss;
 pub mod mem;
+pub mod per_cpu;
 pub mod record;
 pub mod scope;
 

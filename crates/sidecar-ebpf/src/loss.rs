@@ -4,14 +4,13 @@
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use sidecar_common::loss::{LOSS_SLOTS, Loss};
 
+use crate::per_cpu;
+
 #[map]
 static LOSS: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOSS_SLOTS, 0);
 
 /// Counts one loss.
 #[inline(always)]
 pub fn count(loss: Loss) {
-    if let Some(slot) = LOSS.get_ptr_mut(loss as u32) {
-        // SAFETY: a per-CPU slot; an interrupt between load and store can at worst count two losses as one.
-        unsafe { *slot += 1 }
-    }
+    per_cpu::add(&LOSS, loss as u32, 1);
 }

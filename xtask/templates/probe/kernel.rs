@@ -10,7 +10,7 @@ use aya_ebpf::{
     maps::PerCpuArray,
     programs::{BtfTracePointContext, RawTracePointContext},
 };
-use sidecar_ebpf::{current, scope};
+use sidecar_ebpf::{current, per_cpu, scope};
 
 #[map]
 static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(shared::SLOTS, 0);
@@ -37,8 +37,5 @@ fn count() {
     {
         return;
     }
-    if let Some(slot) = COUNTS.get_ptr_mut(shared::EVENTS) {
-        // SAFETY: a slot of this CPU; the hook does not interrupt itself.
-        unsafe { *slot += 1 }
-    }
+    per_cpu::add(&COUNTS, shared::EVENTS, 1);
 }
