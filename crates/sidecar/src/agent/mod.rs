@@ -54,6 +54,7 @@ pub(crate) fn run(args: &CommonArgs) -> Exit {
 
 fn try_run(args: &CommonArgs) -> Result<(), Failure> {
     let usage = |errors: config::ConfigErrors| Failure(Exit::Usage, errors.to_string());
+    frugal();
     let config = config::load(args, env::vars_os(), PROBES).map_err(usage)?;
     let logging = Logging::start(&config.log);
     let target = config::target::resolve(&config, &Host::default(), 1).map_err(usage)?;
@@ -80,7 +81,11 @@ fn try_run(args: &CommonArgs) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure(Exit::Failure, format!("cannot start: {error}"));
     let (ticker, thread) = tick::spawn(setup).map_err(failed)?;
     tracing::info!("serving on http://{address}/metrics");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .build()
+        .map_err(failed)?;
     let outcome = runtime.block_on(serve(server, &ticker, Reload { args, config, logging, version: 1 }));
     ticker.stop();
     // The thread ends between two ticks; a tick is milliseconds.
@@ -204,6 +209,17 @@ fn measuring(config: &Config) -> Option<(std::os::fd::OwnedFd, Option<Duration>)
             tracing::info!("run times of programs are not measured (needs CAP_SYS_ADMIN): {error}");
             None
         }
+    }
+}
+
+/// Makes the allocator give back what it does not need: one arena for the few threads there are, and pages of metrics
+/// mapped and unmapped rather than kept for the next one.
+fn frugal() {
+    // SAFETY: no pointers involved.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024);
     }
 }
 
