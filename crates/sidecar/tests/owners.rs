@@ -13,14 +13,14 @@ use std::{
         fd::{AsRawFd, FromRawFd as _, RawFd},
         unix::{fs::symlink, net::UnixStream, process::CommandExt as _},
     },
-    process::{Command, Stdio},
+    process::Command,
     thread,
 };
 
 use common::{
     Agent, Pair, Scratch, Side,
     child::{Child, hear, tell},
-    net::{receive, send},
+    net::{self, receive, send},
     own_comm,
 };
 
@@ -280,35 +280,28 @@ fn receive_socket(from: &UnixStream) -> TcpStream {
     }
 }
 
-/// Not a test: what the next one runs under another name.
-#[test]
-fn program_under_another_name() {
-    let Ok(port) = std::env::var("TEST_CONNECT_TO") else { return };
-    let mut stream = connect(port.parse().unwrap());
-    stream.write_all(&[1; 77]).unwrap();
-    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
-}
-
 #[test]
 fn a_program_counts_under_the_name_of_its_file() {
     let agent = shared!();
-    let (listener, port) = listener();
     let scratch = Scratch::new();
-    let name = scratch.0.join("another-name");
-    symlink(std::env::current_exe().unwrap(), &name).unwrap();
-    let mut program = Command::new(name)
-        .args(["--exact", "program_under_another_name"])
-        .env("TEST_CONNECT_TO", port.to_string())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let (server, _) = listener.accept().unwrap();
-    receive(&server, 77);
-    let page = agent.scrape();
-    assert_eq!(page.values("comm", port, "client"), ["another-name"]);
-    assert_eq!(page.both(port).0.sent, 77);
-    drop(server);
-    assert!(program.wait().unwrap().success());
+    let file = scratch.0.join("another-name");
+    symlink(common::agent::binary(), &file).unwrap();
+    // A second agent, which serves but watches nothing, is a program as good as any.
+    let flags = ["--listen", "127.0.0.1:0", "--no-probe", "connection"];
+    let other = Agent::spawn(common::agent::command_of(&file, &flags));
+    let port = other.address.port();
+    let before = server(agent, port, "another-name");
+    let mut stream = connect(port);
+    let request = b"GET /healthz HTTP/1.0\r\n\r\n";
+    stream.write_all(request).unwrap();
+    let answered = net::receive_all(&stream) as u64;
+    drop(stream);
+    let page = agent.when(port, "ended", |page| page.both(port).1.ended() == before.ended() + 1);
+    let after = page.both(port).1;
+    assert_eq!(page.values("comm", port, "server"), ["another-name"]);
+    assert_eq!((after.opened, after.received), (before.opened + 1, before.received + request.len() as u64));
+    assert_eq!(after.sent, before.sent + answered);
+    other.stop();
 }
 
 #[test]
