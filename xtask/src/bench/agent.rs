@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 
 use super::{
-    Bench, facts,
+    Bench,
     guest::{self, Files, Script},
     results::{AgentResults, Figure},
 };
@@ -21,7 +21,7 @@ const KERNEL: &str = "newest";
 pub(super) fn measure(bench: &Bench) -> Result<AgentResults> {
     let mut measured = beside(bench)?;
     measured.extend(quiet(bench)?);
-    let mut results = AgentResults { facts: facts::facts()?, figures: Vec::new() };
+    let mut results = AgentResults { facts: bench.facts.clone(), figures: Vec::new() };
     for (name, title, unit, scale, target) in FIGURES {
         let value = measured.get(name).with_context(|| format!("there is no figure {name}"))?;
         results.figures.push(Figure {

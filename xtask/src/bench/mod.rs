@@ -30,7 +30,7 @@ use crate::{
 };
 use guest::{Files, Said, Script};
 use plan::Plan;
-use results::{AFTER, BEFORE, ProbeResults};
+use results::{AFTER, BEFORE, Facts, ProbeResults};
 
 /// The kernel whose figures are kept.
 const KERNEL: &str = "6.1";
@@ -64,6 +64,8 @@ struct Bench {
     agent: PathBuf,
     program: PathBuf,
     work: PathBuf,
+    /// As of the build: work may go on while we measure.
+    facts: Facts,
 }
 
 /// Measures and prints, and keeps the figures if asked to.
@@ -107,6 +109,7 @@ pub(crate) fn page(probe: Option<&str>) -> Result<String> {
 
 impl Bench {
     fn prepare() -> Result<Self> {
+        let facts = facts::facts()?;
         let agent = build::build(&build::Options { release: true, target: None })?;
         step("building the workloads");
         let triple = host_triple()?;
@@ -117,7 +120,7 @@ impl Bench {
         let target = target_directory()?;
         let work = target.join("bench");
         fs::create_dir_all(&work)?;
-        Ok(Self { agent, program: target.join(triple).join("release/sidecar-bench"), work })
+        Ok(Self { agent, program: target.join(triple).join("release/sidecar-bench"), work, facts })
     }
 }
 
@@ -142,7 +145,7 @@ fn probe(bench: &Bench, name: &str, plan: &Plan, options: &Options) -> Result<Pr
     if let Some(said) = machines.iter().find(|said| !said.problems.is_empty()) {
         bail!("a measurement is not what it seems: {}", said.problems.join("; "));
     }
-    let mut facts = facts::facts()?;
+    let mut facts = bench.facts.clone();
     facts.kernel = machines.first().map(|said| said.kernel.clone()).unwrap_or_default();
     facts.qemu = facts::qemu()?;
     facts.tools = tools.map_or_else(|| Ok(String::new()), |tools| facts::tools(&tools))?;

@@ -76,7 +76,7 @@ pub(super) fn probe(results: &ProbeResults) -> String {
 pub(super) fn whole(results: &AgentResults) -> String {
     let mut rows = vec![["the agent", "measured", "target"].map(str::to_owned).to_vec()];
     for figure in &results.figures {
-        let value = |value: f64| format!("{} {}", digits(value), figure.unit);
+        let value = |value: f64| format!("{} {}", digits(value), figure.unit).trim_end().to_owned();
         let target = figure.target.map_or_else(String::new, |target| format!("≤ {}", value(target)));
         rows.push(vec![figure.title.clone(), value(figure.value), target]);
     }
