@@ -33,6 +33,7 @@ fn start(max_series: usize, labels: &[&str]) -> Start {
         max_series,
         max_connections: 100,
         filtered: false,
+        event_bytes: 0,
     }
 }
 

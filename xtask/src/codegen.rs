@@ -22,8 +22,14 @@ use crate::{
 };
 
 /// Pages that are generated as a whole: the agent's name for it, and the file.
-const PAGES: [(&str, &str); 3] =
-    [("metrics", "docs/metrics.md"), ("config", "docs/configuration.md"), ("probes", "docs/probes.md")];
+const PAGES: [(&str, &str); 4] = [
+    ("metrics", "docs/metrics.md"),
+    ("config", "docs/configuration.md"),
+    ("probes", "docs/probes.md"),
+    ("events", "docs/events.md"),
+];
+/// The agent's page that holds the JSON Schema of each event type, where they go, and how their names end.
+const SCHEMAS: (&str, &str, &str) = ("schemas", "docs/events", ".schema.json");
 const BEGIN: &str = "<!-- generated: ";
 const END: &str = "<!-- /generated -->";
 /// The page of measurements: it needs no agent.
@@ -49,8 +55,19 @@ pub(crate) fn codegen(options: Options) -> Result<()> {
             stale.push(difference(&path, &text)?);
             continue;
         }
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         println!("  wrote {}", relative(&path));
+    }
+    for path in left_over(&agent)? {
+        if options.check {
+            stale.push(format!("{} belongs to no event type", relative(&path)));
+            continue;
+        }
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        println!("  removed {}", relative(&path));
     }
     if !stale.is_empty() {
         bail!("generated text is out of date; run `cargo xtask codegen`\n{}", stale.join("\n"));
@@ -68,6 +85,7 @@ fn outdated(agent: &Path) -> Result<Vec<(PathBuf, String)>> {
         wanted.push((root().join(file), text.clone()));
         pages.insert(page, text);
     }
+    wanted.extend(schemas(agent)?);
     let generate = |section: &str, _: &str| -> Result<String> {
         let (page, heading) = page_and_heading(section);
         if page == MEASURED {
@@ -85,6 +103,30 @@ fn outdated(agent: &Path) -> Result<Vec<(PathBuf, String)>> {
     }
     wanted.retain(|(path, text)| fs::read_to_string(path).ok().as_deref() != Some(text));
     Ok(wanted)
+}
+
+/// The schema files with what they should contain.
+fn schemas(agent: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let (page, folder, ending) = SCHEMAS;
+    let text = output(Command::new(agent).args(["codegen", page]))?;
+    let schemas: BTreeMap<String, serde_json::Value> =
+        serde_json::from_str(&text).with_context(|| format!("the page `{page}` is no JSON object"))?;
+    let file = |(kind, schema): (String, serde_json::Value)| -> Result<(PathBuf, String)> {
+        let text = serde_json::to_string_pretty(&schema)? + "\n";
+        Ok((root().join(folder).join(kind + ending), text))
+    };
+    schemas.into_iter().map(file).collect()
+}
+
+/// Schemas of event types that are no more.
+fn left_over(agent: &Path) -> Result<Vec<PathBuf>> {
+    let (_, folder, ending) = SCHEMAS;
+    let wanted = schemas(agent)?;
+    let Ok(entries) = fs::read_dir(root().join(folder)) else { return Ok(Vec::new()) };
+    let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
+    let is_schema = |path: &PathBuf| path.to_string_lossy().ends_with(ending);
+    let is_left = |path: &PathBuf| is_schema(path) && !wanted.iter().any(|(other, _)| other == path);
+    Ok(paths.into_iter().filter(is_left).collect())
 }
 
 fn page_and_heading(section: &str) -> (&str, Option<&str>) {

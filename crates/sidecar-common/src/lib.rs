@@ -2,6 +2,7 @@
 //! and into the agent, so a layout can never differ between them.
 #![cfg_attr(not(test), no_std)]
 
+pub mod event;
 pub mod field;
 pub mod histogram;
 pub mod loss;

@@ -13,7 +13,7 @@ pub mod option;
 pub mod probe;
 pub mod snapshot;
 
-pub use event::Event;
+pub use event::{Event, EventField, EventSpec, EventValue, Events, FieldKind, Listener};
 pub use exporter::{ExportError, Exporter};
 pub use kernel::{Kernel, KernelError};
 pub use labels::Labels;

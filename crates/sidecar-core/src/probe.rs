@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sidecar_common::field::FieldSpec;
 
-use crate::{Kernel, KernelError, Metric, OptionSpec, Options, Rows};
+use crate::{EventSpec, Events, Kernel, KernelError, Metric, OptionSpec, Options, Rows};
 
 /// How a program reaches its hook. The loader tries a hook's steps in order and keeps the reason of each refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,6 +171,8 @@ pub struct Start {
     pub max_connections: u32,
     /// Whether the user's filter is on; untracked things are then none of our business.
     pub filtered: bool,
+    /// Bytes of the ring buffer for events, a power of two and of whole pages.
+    pub event_bytes: u32,
 }
 
 /// A read-only global the object is loaded with.
@@ -222,6 +224,14 @@ pub trait Collector: Send {
     fn fill(&self) -> Vec<(&'static str, u64)>;
     /// Called every tick.
     fn collect(&mut self, kernel: &mut dyn Kernel, rows: &mut Rows) -> Result<(), CollectError>;
+    /// Called when somebody begins or ceases to listen: bit `n` of `wanted` is for the `n`-th of the probe's event types.
+    /// The kernel side's switch is set already. Only for collectors that make events themselves.
+    fn listening(&mut self, _wanted: u32) {}
+    /// Called about ten times a second while somebody listens, and when the ring of events is half full: hands over
+    /// everything that has happened since.
+    fn events(&mut self, _kernel: &mut dyn Kernel, _out: &mut Events<'_>) -> Result<(), CollectError> {
+        Ok(())
+    }
 }
 
 /// One probe.
@@ -234,6 +244,8 @@ pub struct Probe {
     pub enabled: bool,
     /// What it measures.
     pub metrics: &'static [&'static Metric],
+    /// What it can tell of as it happens; at most [`MAX_KINDS`](sidecar_common::event::MAX_KINDS).
+    pub events: &'static [&'static EventSpec],
     /// Its own configuration keys, besides `enabled`.
     pub options: &'static [OptionSpec],
     /// Where it attaches, in this order.

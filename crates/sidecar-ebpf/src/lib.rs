@@ -4,6 +4,7 @@
 #![no_std]
 
 pub mod current;
+pub mod event;
 pub mod loss;
 pub mod mem;
 pub mod per_cpu;

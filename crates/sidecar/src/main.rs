@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod doctor;
 mod enrich;
+mod events;
 mod listing;
 mod load;
 mod serve;
@@ -32,8 +33,12 @@ fn main() -> ExitCode {
         Invocation::ConfigDefaults => print(&config::defaults(PROBES)),
         Invocation::Codegen(page) => print(&match page {
             Page::Config => config::markdown(PROBES),
-            Page::Metrics => listing::metrics_page(PROBES, &[agent::METRICS, serve::METRICS].concat()),
+            Page::Metrics => {
+                listing::metrics_page(PROBES, &[agent::METRICS, events::METRICS, serve::METRICS].concat())
+            }
             Page::Probes => listing::probes_page(PROBES),
+            Page::Events => events::index_page(PROBES),
+            Page::Schemas => events::schemas(PROBES),
         }),
         Invocation::Version => print(&format!("sidecar {}\n", cli::LONG_VERSION)),
     };

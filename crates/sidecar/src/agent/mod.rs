@@ -14,6 +14,7 @@ use std::{
 };
 
 use caps::Capability;
+use sidecar_common::event;
 use sidecar_core::{Probe, ProbeState, Start, probe::Names};
 use sidecar_probes::PROBES;
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,6 +32,7 @@ use crate::{
         target::{Host, Resolved},
     },
     enrich::CgroupNames,
+    events,
     load::{self, Loaded, Machine},
     serve::{BindError, Server},
 };
@@ -109,6 +111,7 @@ pub(crate) fn start_of(config: &Config, probe: &Probe, names: &Arc<dyn Names>) -
         max_series: config.metrics.max_series,
         max_connections: config.metrics.max_connections,
         filtered: config.target.is_filtered(),
+        event_bytes: event::RING_BYTES,
     }
 }
 
@@ -150,6 +153,7 @@ fn attach(
             object,
             collector,
             rings: probe.rings,
+            events: events::Source::new(probe.events),
             spent: Duration::ZERO,
             collects: 0,
             failures: 0,
@@ -253,6 +257,7 @@ async fn serve(server: Server, ticker: &Arc<Ticker>, mut reload: Reload<'_>) -> 
                 _ = hangup.recv() => reload.again(ticker),
             }
         }
+        ticker.end_streams();
     };
     server.serve(source, control).await
 }

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     config::target::Resolved,
+    events::{self, Hub},
     load::Object,
     serve::{Ready, Source},
 };
@@ -30,6 +31,8 @@ use crate::{
 const FRESH: Duration = Duration::from_millis(500);
 /// A collector may take this share of the time between two of its ticks before it is called less often.
 const SHARE: u32 = 10;
+/// Time between two looks for events while somebody listens; a ring that is half full is looked into at once.
+const LIVE: Duration = Duration::from_millis(100);
 /// Time between two log lines about losses.
 const TELL: Duration = Duration::from_mins(1);
 /// A failing collector is left out of this many ticks at most.
@@ -41,6 +44,7 @@ pub(super) struct Running {
     pub(super) object: Object,
     pub(super) collector: Box<dyn Collector>,
     pub(super) rings: &'static [&'static str],
+    pub(super) events: events::Source,
     /// Time spent in its collector.
     pub(super) spent: Duration,
     pub(super) collects: u64,
@@ -63,7 +67,8 @@ enum Command {
 /// The other threads' end.
 pub(crate) struct Ticker {
     commands: mpsc::Sender<Command>,
-    bell: Bell,
+    bell: Arc<Bell>,
+    hub: Arc<Hub>,
     reports: Mutex<Vec<ProbeReport>>,
     ticked: Arc<AtomicBool>,
 }
@@ -88,6 +93,11 @@ impl Ticker {
     /// Ends the thread, which detaches everything.
     pub(crate) fn stop(&self) {
         self.send(Command::Stop);
+    }
+
+    /// Ends the streams of events, so that their clients do not hold up the agent's end.
+    pub(crate) fn end_streams(&self) {
+        self.hub.close();
     }
 }
 
@@ -117,6 +127,10 @@ impl Source for Ticker {
     fn probes(&self) -> Vec<ProbeReport> {
         self.reports.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    fn events(&self) -> Arc<Hub> {
+        Arc::clone(&self.hub)
+    }
 }
 
 /// Everything the thread needs to begin.
@@ -136,18 +150,25 @@ pub(super) fn spawn(setup: Setup) -> std::io::Result<(Arc<Ticker>, std::thread::
     let (commands, inbox) = mpsc::channel();
     let rings = setup.running.iter().flat_map(|running| running.object.ring_fds());
     let (waiter, bell) = Waiter::new(rings)?;
+    let bell = Arc::new(bell);
+    let offered = setup.running.iter().flat_map(|running| running.events.events()).copied().collect();
+    let ringer = Arc::clone(&bell);
+    let hub = Arc::new(Hub::new(offered, move || ringer.ring()));
     let reports =
         setup.running.iter().map(|running| running.report.clone()).chain(setup.idle.iter().cloned());
     let first_done = Arc::new(AtomicBool::new(false));
     let ticker = Arc::new(Ticker {
         commands,
         bell,
+        hub: Arc::clone(&hub),
         reports: Mutex::new(reports.collect()),
         ticked: Arc::clone(&first_done),
     });
     let state = State {
         inbox,
         waiter,
+        hub,
+        heard: 0,
         ticked: first_done,
         last: None,
         measured: Duration::ZERO,
@@ -162,6 +183,9 @@ struct State {
     setup: Setup,
     inbox: mpsc::Receiver<Command>,
     waiter: Waiter,
+    hub: Arc<Hub>,
+    /// Version of who listens to what that the probes are switched to.
+    heard: u64,
     ticked: Arc<AtomicBool>,
     last: Option<(Instant, Arc<Snapshot>)>,
     measured: Duration,
@@ -176,8 +200,13 @@ impl State {
                 self.tick();
                 next = Instant::now() + self.setup.interval;
             }
-            let readable = self.waiter.wait(next.saturating_duration_since(Instant::now()));
+            let mut nap = next.saturating_duration_since(Instant::now());
+            if self.setup.running.iter().any(|running| running.events.is_on()) {
+                nap = nap.min(LIVE);
+            }
+            let readable = self.waiter.wait(nap);
             self.drain(&readable);
+            self.listen();
             while let Ok(command) = self.inbox.try_recv() {
                 match command {
                     Command::Snapshot(reply) => {
@@ -208,6 +237,36 @@ impl State {
         }
     }
 
+    /// Switches the probes to what somebody listens to and hands over what they tell.
+    fn listen(&mut self) {
+        let version = self.hub.version();
+        let changed = version != self.heard;
+        for running in &mut self.setup.running {
+            if !changed && !running.events.is_on() || running.events.events().is_empty() {
+                continue;
+            }
+            let begun = Instant::now();
+            let wanted = self.hub.wanted(running.events.events());
+            let mut hub = self.hub.receive();
+            let (object, collector) = (&mut running.object, &mut *running.collector);
+            let read = if changed {
+                running.events.switch(wanted, object, collector, &mut hub)
+            } else {
+                running.events.pump(object, collector, &mut hub)
+            };
+            drop(hub);
+            if let Err(error) = read {
+                running.failures += 1;
+                tracing::warn!(probe = running.report.probe, "reading its events failed: {error}");
+            }
+            running.spent += begun.elapsed();
+        }
+        if changed {
+            self.heard = version;
+            self.hub.switched(version);
+        }
+    }
+
     fn fresh(&mut self) -> Arc<Snapshot> {
         match &self.last {
             Some((taken, snapshot)) if taken.elapsed() < FRESH => Arc::clone(snapshot),
@@ -222,6 +281,7 @@ impl State {
             running.collect(&mut rows, self.setup.interval);
         }
         self.setup.own.rows(&self.setup.running, &self.setup.idle, self.measured, &mut rows);
+        self.hub.collect(&mut rows);
         let snapshot = Arc::new(rows.finish(SystemTime::now(), self.setup.started));
         self.last = Some((Instant::now(), Arc::clone(&snapshot)));
         self.ticked.store(true, Ordering::Release);

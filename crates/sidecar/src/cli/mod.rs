@@ -58,6 +58,10 @@ pub(crate) enum Page {
     Config,
     /// Table of the probes.
     Probes,
+    /// Reference of the events.
+    Events,
+    /// JSON Schemas of the events, in one object.
+    Schemas,
 }
 
 const EXAMPLES: &str = "\

@@ -10,7 +10,7 @@ pub(crate) mod sys;
 use aya::{Btf as AyaBtf, EbpfLoader, VerifierLogLevel};
 pub(crate) use object::Object;
 use sidecar_btf::Btf;
-use sidecar_common::task::TaskFields;
+use sidecar_common::{event, task::TaskFields};
 use sidecar_core::{
     KernelError, Probe, ProbeReport, ProbeState, Start,
     probe::{KernelFacts, Plan},
@@ -88,7 +88,7 @@ pub(crate) fn load_scoped(
         }
     };
     let plan = (probe.plan)(start, machine);
-    let object = prepare(machine, probe, &fields, &plan)
+    let object = prepare(machine, probe, &fields, &plan, start.event_bytes)
         .and_then(|object| prepared(&object).map(|()| object).map_err(|error| error.to_string()));
     match object {
         Ok(object) => ladder::climb(machine, probe, object),
@@ -100,7 +100,13 @@ pub(crate) fn load_scoped(
 }
 
 /// Creates the object's maps with the fields and constants in place; no program is loaded yet.
-fn prepare(machine: &Machine, probe: &Probe, fields: &[u32], plan: &Plan) -> Result<Object, String> {
+fn prepare(
+    machine: &Machine,
+    probe: &Probe,
+    fields: &[u32],
+    plan: &Plan,
+    event_bytes: u32,
+) -> Result<Object, String> {
     let bytes = sidecar_probes::object(probe.name).ok_or("this binary holds no object for the probe")?;
     let fields: Vec<u8> = fields.iter().flat_map(|offset| offset.to_ne_bytes()).collect();
     let task: Vec<u8> = machine
@@ -121,6 +127,8 @@ fn prepare(machine: &Machine, probe: &Probe, fields: &[u32], plan: &Plan) -> Res
     for constant in &plan.constants {
         loader.override_global(constant.symbol, constant.bytes.as_slice(), true);
     }
+    loader.override_global("EVENTS_BYTES", &event_bytes, false);
+    loader.map_max_entries(event::RING, event_bytes);
     for (map, entries) in &plan.map_sizes {
         loader.map_max_entries(map, *entries);
     }

@@ -15,6 +15,8 @@ mod stream;
 #[cfg(test)]
 mod test;
 #[cfg(test)]
+mod test_events;
+#[cfg(test)]
 mod test_limits;
 
 use std::{
@@ -27,6 +29,7 @@ use std::{
 use sidecar_core::{ProbeReport, Snapshot};
 use tokio::sync::oneshot;
 
+use crate::events::Hub;
 pub(crate) use bind::BindError;
 pub(crate) use stats::{METRICS, Stats};
 
@@ -39,6 +42,8 @@ pub(crate) trait Source: Send + Sync {
     fn ready(&self) -> Ready;
     /// Every probe's state.
     fn probes(&self) -> Vec<ProbeReport>;
+    /// Where events can be subscribed to.
+    fn events(&self) -> Arc<Hub>;
 }
 
 /// The answer to `/readyz`.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     body::{Body, HttpBody},
-    extract::{Request, State},
+    extract::{Query, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{Html, IntoResponse, Response},
@@ -18,14 +18,19 @@ use super::{
     pages::{Kind, PageError, Pages},
     probes,
 };
+use crate::events::Filter;
 
 /// The paths and what they are for; the front page and the 404 list them.
-const PATHS: [(&str, &str); 5] = [
+const PATHS: [(&str, &str); 6] = [
     ("/", "this list"),
     ("/metrics", "all metrics, in the Prometheus text format or OpenMetrics"),
     ("/healthz", "200 while the agent runs"),
     ("/readyz", "200 if the agent does what it was started for, else 503 and why not"),
     ("/api/v1/probes", "the state of every probe and what it is attached to, as JSON"),
+    (
+        "/api/v1/events",
+        "events as they happen, one JSON object a line; ?types=A,B&pid=N&comm=NAME&cgroup=PATH&sample=N",
+    ),
 ];
 
 struct App {
@@ -45,6 +50,7 @@ pub(super) fn router(source: Arc<dyn Source>, patience: Duration, stats: Arc<Sta
         .route("/healthz", get("ok\n"))
         .route("/readyz", get(ready))
         .route("/api/v1/probes", get(probe_states))
+        .route("/api/v1/events", get(events))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(guard))
@@ -98,6 +104,25 @@ async fn probe_states(State(app): State<Arc<App>>) -> Response {
             (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}; this is a bug\n")).into_response()
         }
     }
+}
+
+/// A stream that ends when the client or the agent goes.
+async fn events(State(app): State<Arc<App>>, Query(pairs): Query<Vec<(String, String)>>) -> Response {
+    let hub = app.source.events();
+    let pairs = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let filter = match Filter::parse(pairs, hub.offered()) {
+        Ok(filter) => filter,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    };
+    let (stream, switched) = match hub.subscribe(filter) {
+        Ok(subscribed) => subscribed,
+        Err(error) => return unavailable(&error.to_string()),
+    };
+    // The answer begins when the probes are switched on: what happens from then on is in it.
+    if !matches!(tokio::time::timeout(app.patience, switched).await, Ok(Ok(()))) {
+        return unavailable("the probes cannot be switched on now; /api/v1/probes shows their state");
+    }
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(stream)).into_response()
 }
 
 async fn metrics(State(app): State<Arc<App>>, method: Method, headers: HeaderMap) -> Response {

@@ -17,6 +17,7 @@ use sidecar_core::{
 use tokio::sync::oneshot;
 
 use super::{Limits, Ready, Server, Source, Stats};
+use crate::events::Hub;
 
 static OPEN: Metric = Metric {
     name: "sidecar_test_open",
@@ -36,11 +37,19 @@ pub(super) struct Fake {
     pub(super) takes: Option<Duration>,
     pub(super) ready: bool,
     pub(super) asked: AtomicUsize,
+    pub(super) hub: Arc<Hub>,
 }
 
 impl Default for Fake {
     fn default() -> Self {
-        Self { rows: 1, label: 3, takes: Some(Duration::ZERO), ready: true, asked: AtomicUsize::new(0) }
+        Self {
+            rows: 1,
+            label: 3,
+            takes: Some(Duration::ZERO),
+            ready: true,
+            asked: AtomicUsize::new(0),
+            hub: Arc::new(Hub::new(Vec::new(), || ())),
+        }
     }
 }
 
@@ -87,6 +96,10 @@ impl Source for Fake {
             advice: String::new(),
             hooks: vec![hook],
         }]
+    }
+
+    fn events(&self) -> Arc<Hub> {
+        Arc::clone(&self.hub)
     }
 }
 
