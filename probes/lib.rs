@@ -4,12 +4,13 @@
 pub mod connection;
 #[cfg(test)]
 mod fake;
+pub mod packet;
 mod plain;
 
 use sidecar_core::Probe;
 
 /// Every probe, in the order shown to users.
-pub static PROBES: &[&Probe] = &[&connection::PROBE];
+pub static PROBES: &[&Probe] = &[&connection::PROBE, &packet::PROBE];
 
 include!(concat!(env!("OUT_DIR"), "/objects.rs"));
 

@@ -93,5 +93,6 @@ fn plan(start: &Start, facts: &dyn KernelFacts) -> Plan {
     Plan {
         map_sizes: vec![("SOCKETS", start.max_connections)],
         constants: vec![Constant { symbol: "CONSTANTS", bytes: as_bytes(&constants).to_vec() }],
+        ..Plan::default()
     }
 }

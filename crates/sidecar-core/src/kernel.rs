@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::XdpMode;
+
 /// Why the kernel side could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {cause}")]
@@ -10,6 +12,19 @@ pub struct KernelError {
     pub what: String,
     /// The kernel's answer.
     pub cause: std::io::Error,
+}
+
+/// A network interface an XDP program is attached to, or was until now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name now, or its last one.
+    pub name: String,
+    /// Which attachment: another interface of the same name has another number, and counters that begin at zero.
+    pub attachment: u64,
+    /// How the program is attached.
+    pub mode: XdpMode,
+    /// Whether this is the last time it is seen.
+    pub gone: bool,
 }
 
 /// One probe's maps, ring buffers and iterator programs.
@@ -33,6 +48,16 @@ pub trait Kernel {
     fn per_cpu_sum(&self, map: &str, index: u32) -> Result<u64, KernelError>;
     /// Runs an attached iterator program once and returns everything it wrote.
     fn run_iterator(&self, program: &str, out: &mut Vec<u8>) -> Result<(), KernelError>;
+    /// Sees which interfaces have come and gone, then visits the value of `map`'s only entry for each: all CPUs' values
+    /// one after the other, each as long as the map's value size, which is a multiple of eight.
+    fn interfaces(
+        &mut self,
+        map: &str,
+        visit: &mut dyn FnMut(&Interface, &[u8]),
+    ) -> Result<(), KernelError> {
+        let _ = (map, visit);
+        Ok(())
+    }
     /// Visits every record in a ring buffer and releases it.
     fn drain(&mut self, ring: &str, visit: &mut dyn FnMut(&[u8])) -> Result<(), KernelError>;
     /// Whether `program` was loaded on this kernel.

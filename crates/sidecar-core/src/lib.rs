@@ -15,11 +15,11 @@ pub mod snapshot;
 
 pub use event::{Event, EventField, EventSpec, EventValue, Events, FieldKind, Listener};
 pub use exporter::{ExportError, Exporter};
-pub use kernel::{Kernel, KernelError};
+pub use kernel::{Interface, Kernel, KernelError};
 pub use labels::Labels;
 pub use metric::{Kind, Metric, Unit};
 pub use option::{OptionKind, OptionSpec, OptionValue, Options};
 pub use probe::{
-    CollectError, Collector, Hook, HookReport, Probe, ProbeReport, ProbeState, Start, Step, Via,
+    CollectError, Collector, Hook, HookReport, Probe, ProbeReport, ProbeState, Start, Step, Via, XdpMode,
 };
 pub use snapshot::{Family, HistogramValue, Row, Rows, Snapshot, Value};

@@ -1,6 +1,6 @@
 //! A probe as data: what it answers, what it attaches to, and how its maps become rows.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use sidecar_common::field::FieldSpec;
 
@@ -29,6 +29,27 @@ pub enum Via {
     NetIterator(&'static str),
     /// Iterator over the elements of this map of the object.
     MapIterator(&'static str),
+    /// Frames received by each interface of [`Plan::interfaces`]: a copy of the object for each of them.
+    Xdp(XdpMode),
+}
+
+/// Where in a frame's way an XDP program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver, before the kernel makes a packet of the frame.
+    Native,
+    /// In the network stack, where the driver has no XDP.
+    Generic,
+}
+
+impl XdpMode {
+    /// The word users see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
 }
 
 impl Via {
@@ -43,10 +64,19 @@ impl Via {
             Self::Kretprobe(_) => "kretprobe",
             Self::Tracepoint(..) => "tracepoint",
             Self::Iterator(_) | Self::NetIterator(_) | Self::MapIterator(_) => "iter",
+            Self::Xdp(_) => "xdp",
         }
     }
 
-    /// The tracepoint, function or object kind.
+    /// Capabilities the agent keeps for it: what it attaches to may appear at any time.
+    pub const fn keeps(self) -> &'static [&'static str] {
+        match self {
+            Self::Xdp(_) => &["CAP_NET_ADMIN", "CAP_PERFMON"],
+            _ => &[],
+        }
+    }
+
+    /// The tracepoint, function, object kind or mode.
     pub const fn target(self) -> &'static str {
         match self {
             Self::TpBtf(name)
@@ -59,6 +89,7 @@ impl Via {
             | Self::Iterator(name)
             | Self::NetIterator(name)
             | Self::MapIterator(name) => name,
+            Self::Xdp(mode) => mode.as_str(),
         }
     }
 }
@@ -96,8 +127,8 @@ pub struct Hook {
 /// What happened to one step of a hook's ladder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookReport {
-    /// The hook's name.
-    pub hook: &'static str,
+    /// The hook's name; the interface's where each has a ladder of its own.
+    pub hook: Cow<'static, str>,
     /// The step that is attached, if any.
     pub used: Option<Step>,
     /// The steps that were refused, with the reason in plain words.
@@ -199,6 +230,17 @@ pub struct Plan {
     pub map_sizes: Vec<(&'static str, u32)>,
     /// Constants besides the field table.
     pub constants: Vec<Constant>,
+    /// For [`Via::Xdp`].
+    pub interfaces: Interfaces,
+}
+
+/// The interfaces a probe counts at, those that appear later included.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Interfaces {
+    /// Names with `*` and `?`; what a pattern after `-` matches is left out.
+    pub patterns: Vec<String>,
+    /// Only this way of attaching, if one was asked for.
+    pub mode: Option<XdpMode>,
 }
 
 /// Why a tick brought no rows.

@@ -70,7 +70,7 @@ fn try_run(args: &CommonArgs) -> Result<(), Failure> {
     // Asked for before the capabilities go; ends by itself.
     let stats = measuring(&config);
     let (running, idle) = attach(&config, &target)?;
-    match privilege::drop_all() {
+    match privilege::drop_all(&needed_later(&running)) {
         Ok(kept) => tracing::debug!(?kept, "gave up all other capabilities"),
         Err(error) => tracing::warn!("could not give up capabilities: {error}"),
     }
@@ -173,6 +173,13 @@ fn attach(
         tracing::warn!("every probe is switched off: there is nothing to see but the agent itself");
     }
     Ok((running, idle))
+}
+
+/// Capabilities that hooks in use need as long as the agent runs.
+fn needed_later(running: &[Running]) -> Vec<&'static str> {
+    let hooks = |running: &&Running| PROBES.iter().find(|probe| probe.name == running.report.probe);
+    let steps = running.iter().filter_map(|one| hooks(&one)).flat_map(|probe| probe.hooks).flat_map(|hook| hook.steps);
+    steps.flat_map(|step| step.via.keeps()).copied().collect()
 }
 
 /// Missing capabilities are the user's to give, a missing hook is the kernel's.

@@ -93,7 +93,7 @@ fn state(report: &ProbeReport, rows: &mut Rows) {
     }
     for hook in &report.hooks {
         let via = hook.used.map_or("none".to_owned(), |step| step.via.to_string());
-        let labels = Labels::new([("probe", report.probe), ("hook", hook.hook), ("via", via.as_str())]);
+        let labels = Labels::new([("probe", report.probe), ("hook", &*hook.hook), ("via", via.as_str())]);
         rows.push(&HOOK, &labels, Value::Gauge(1.0));
     }
 }

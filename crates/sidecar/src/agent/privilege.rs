@@ -31,14 +31,15 @@ pub(crate) fn missing() -> Option<String> {
     })
 }
 
-/// Drops every capability but those kept, and the way to get new ones. To be called while there is one thread:
+/// Drops every capability but those kept and `also`, and the way to get new ones. To be called while there is one thread:
 /// capabilities belong to threads, later ones inherit.
-pub(crate) fn drop_all() -> Result<Vec<String>, String> {
+pub(crate) fn drop_all(also: &[&str]) -> Result<Vec<String>, String> {
     let permitted = caps::read(None, CapSet::Permitted).map_err(|error| error.to_string())?;
+    let also = also.iter().filter_map(|name| name.parse::<Capability>().ok());
     let mut kept: CapsHashSet =
-        KEPT.into_iter().filter(|capability| permitted.contains(capability)).collect();
+        KEPT.into_iter().chain(also).filter(|capability| permitted.contains(capability)).collect();
     // Before 5.8 there is no CAP_BPF; its work is CAP_SYS_ADMIN's.
-    if kept.is_empty() && permitted.contains(&Capability::CAP_SYS_ADMIN) {
+    if !kept.contains(&Capability::CAP_BPF) && permitted.contains(&Capability::CAP_SYS_ADMIN) {
         kept.insert(Capability::CAP_SYS_ADMIN);
     }
     let set = |set: CapSet, caps: &CapsHashSet| caps::set(None, set, caps).map_err(|error| error.to_string());

@@ -13,6 +13,10 @@ pub(super) fn apply(kernel: &dyn Kernel, target: &Resolved) -> Result<(), Kernel
     let pids: Vec<_> = target.pids.iter().map(|(pid, ticks)| (*pid, ticks.to_ne_bytes().to_vec())).collect();
     let ports: Vec<_> =
         target.ports.iter().map(|port| (u32::from(*port), 1u32.to_ne_bytes().to_vec())).collect();
+    let absent = kernel.lookup("SCOPE", &0u32.to_ne_bytes(), &mut [0; size_of::<Scope>()]);
+    if absent.is_err_and(|error| error.cause.kind() == std::io::ErrorKind::NotFound) {
+        return Ok(());
+    }
     fill(kernel, "SCOPE_PIDS", &pids)?;
     fill(kernel, "SCOPE_PORTS", &ports)?;
     kernel.update("SCOPE", &0u32.to_ne_bytes(), bytes(&target.scope))?;

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     config::target::Resolved,
     events::{self, Hub},
-    load::Object,
+    load::{News, Object},
     serve::{Ready, Source},
 };
 
@@ -69,7 +69,7 @@ pub(crate) struct Ticker {
     commands: mpsc::Sender<Command>,
     bell: Arc<Bell>,
     hub: Arc<Hub>,
-    reports: Mutex<Vec<ProbeReport>>,
+    reports: Arc<Mutex<Vec<ProbeReport>>>,
     ticked: Arc<AtomicBool>,
 }
 
@@ -156,12 +156,13 @@ pub(super) fn spawn(setup: Setup) -> std::io::Result<(Arc<Ticker>, std::thread::
     let hub = Arc::new(Hub::new(offered, move || ringer.ring()));
     let reports =
         setup.running.iter().map(|running| running.report.clone()).chain(setup.idle.iter().cloned());
+    let reports = Arc::new(Mutex::new(reports.collect::<Vec<_>>()));
     let first_done = Arc::new(AtomicBool::new(false));
     let ticker = Arc::new(Ticker {
         commands,
         bell,
         hub: Arc::clone(&hub),
-        reports: Mutex::new(reports.collect()),
+        reports: Arc::clone(&reports),
         ticked: Arc::clone(&first_done),
     });
     let state = State {
@@ -170,6 +171,7 @@ pub(super) fn spawn(setup: Setup) -> std::io::Result<(Arc<Ticker>, std::thread::
         hub,
         heard: 0,
         ticked: first_done,
+        reports,
         last: None,
         measured: Duration::ZERO,
         begun: Instant::now(),
@@ -187,6 +189,8 @@ struct State {
     /// Version of who listens to what that the probes are switched to.
     heard: u64,
     ticked: Arc<AtomicBool>,
+    /// What the other threads see.
+    reports: Arc<Mutex<Vec<ProbeReport>>>,
     last: Option<(Instant, Arc<Snapshot>)>,
     measured: Duration,
     begun: Instant,
@@ -279,6 +283,13 @@ impl State {
         let mut rows = Rows::default();
         for running in &mut self.setup.running {
             running.collect(&mut rows, self.setup.interval);
+            if running.hear() {
+                let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+                reports
+                    .iter_mut()
+                    .filter(|report| report.probe == running.report.probe)
+                    .for_each(|report| report.clone_from(&running.report));
+            }
         }
         self.setup.own.rows(&self.setup.running, &self.setup.idle, self.measured, &mut rows);
         self.hub.collect(&mut rows);
@@ -325,6 +336,13 @@ impl Running {
                 "facts were lost: sidecar_lost_total says why, the probe's README what is then missing"
             );
         }
+    }
+
+    /// Takes over what has changed at what the probe follows; whether anything has.
+    fn hear(&mut self) -> bool {
+        let Some(News { hooks, state, reason, advice }) = self.object.news() else { return false };
+        self.report = ProbeReport { probe: self.report.probe, state, reason, advice, hooks };
+        true
     }
 
     fn collect(&mut self, rows: &mut Rows, interval: Duration) {

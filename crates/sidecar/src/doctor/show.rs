@@ -76,6 +76,7 @@ fn probe(out: &mut String, trial: &Trial, checks: &[Check], coloured: bool) {
 
 fn ladder(out: &mut String, report: &HookReport, trial: &Trial) {
     let declared = trial.probe.hooks.iter().find(|hook| hook.name == report.hook);
+    let declared = declared.or(trial.probe.hooks.first());
     let used = match report.used {
         Some(step) if step.degrades.is_empty() => step.via.to_string(),
         Some(step) => format!("{}: {}", step.via, step.degrades),

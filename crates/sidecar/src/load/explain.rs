@@ -29,7 +29,7 @@ pub(super) fn step(step: Step, error: &anyhow::Error) -> String {
 }
 
 /// The verifier's last line that is about the program, not about its statistics.
-fn last_words(log: &str) -> Option<String> {
+pub(super) fn last_words(log: &str) -> Option<String> {
     let noise = ["processed ", "verification time", "stack depth", "max_states"];
     let line = log
         .lines()

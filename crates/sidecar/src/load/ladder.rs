@@ -5,15 +5,36 @@ use std::{os::fd::AsFd, time::Instant};
 use aya::programs::{
     BtfTracePoint, FEntry, FExit, Iter, KProbe, Program, ProgramError, RawTracePoint, TracePoint,
 };
-use sidecar_core::{Hook, HookReport, Probe, ProbeReport, ProbeState, Step, Via};
+use sidecar_core::{Hook, HookReport, Probe, ProbeReport, ProbeState, Step, Via, probe::Plan};
 
-use super::{Loaded, Machine, Object, explain, object::Iterator, sys};
+use super::{
+    Loaded, Machine, Object, explain,
+    object::Iterator,
+    sys,
+    xdp::{self, Follower, News},
+};
 
 /// Attaches all hooks of a probe and says how it went.
-pub(super) fn climb(machine: &Machine, probe: &'static Probe, mut object: Object) -> Loaded {
+pub(super) fn climb(machine: &Machine, probe: &'static Probe, mut object: Object, plan: Plan) -> Loaded {
+    if let Some(hook) = probe.hooks.iter().find(|hook| xdp::follows(hook)) {
+        return follow(probe, hook, object, plan);
+    }
     let hooks: Vec<HookReport> = probe.hooks.iter().map(|hook| attach(machine, &mut object, hook)).collect();
     let (state, reason) = judge(probe.hooks, &hooks);
     let advice = if state == ProbeState::Active { String::new() } else { explain::advice(&reason) };
+    let runs = matches!(state, ProbeState::Active | ProbeState::Degraded);
+    Loaded {
+        report: ProbeReport { probe: probe.name, state, reason, advice, hooks },
+        object: runs.then_some(object),
+    }
+}
+
+/// A probe whose only hook is each interface that its patterns mean.
+fn follow(probe: &'static Probe, hook: &'static Hook, mut object: Object, plan: Plan) -> Loaded {
+    let bytes = sidecar_probes::object(probe.name).unwrap_or_default();
+    let mut follower = Follower::new(probe, hook, bytes, plan.interfaces);
+    let News { hooks, state, reason, advice } = follower.report();
+    object.follower = Some(follower);
     let runs = matches!(state, ProbeState::Active | ProbeState::Degraded);
     Loaded {
         report: ProbeReport { probe: probe.name, state, reason, advice, hooks },
@@ -30,12 +51,12 @@ fn attach(machine: &Machine, object: &mut Object, hook: &Hook) -> HookReport {
         match tried {
             Ok(()) => {
                 object.mark_loaded(step.program);
-                return HookReport { hook: hook.name, used: Some(*step), refused };
+                return HookReport { hook: hook.name.into(), used: Some(*step), refused };
             }
             Err(error) => refused.push((*step, explain::step(*step, &error))),
         }
     }
-    HookReport { hook: hook.name, used: None, refused }
+    HookReport { hook: hook.name.into(), used: None, refused }
 }
 
 /// From the hooks' fate to the probe's.
@@ -99,6 +120,7 @@ fn try_step(machine: &Machine, object: &mut Object, step: &Step) -> anyhow::Resu
         }
         Via::Iterator(target) | Via::NetIterator(target) => iterate(machine, object, step, target, None)?,
         Via::MapIterator(map) => iterate(machine, object, step, "bpf_map_elem", Some(map))?,
+        Via::Xdp(_) => anyhow::bail!("a hook at interfaces has no other steps"),
     }
     Ok(())
 }
@@ -147,7 +169,7 @@ mod tests {
 
     fn report(hook: &Hook, used: Option<Step>) -> HookReport {
         let refused = if used == Some(FIRST) { vec![] } else { vec![(FIRST, "not permitted".to_owned())] };
-        HookReport { hook: hook.name, used, refused }
+        HookReport { hook: hook.name.into(), used, refused }
     }
 
     #[test]

@@ -6,9 +6,11 @@ mod ladder;
 mod netns;
 mod object;
 pub(crate) mod sys;
+mod xdp;
 
 use aya::{Btf as AyaBtf, EbpfLoader, VerifierLogLevel};
 pub(crate) use object::Object;
+pub(crate) use xdp::News;
 use sidecar_btf::Btf;
 use sidecar_common::{event, task::TaskFields};
 use sidecar_core::{
@@ -91,7 +93,7 @@ pub(crate) fn load_scoped(
     let object = prepare(machine, probe, &fields, &plan, start.event_bytes)
         .and_then(|object| prepared(&object).map(|()| object).map_err(|error| error.to_string()));
     match object {
-        Ok(object) => ladder::climb(machine, probe, object),
+        Ok(object) => ladder::climb(machine, probe, object, plan),
         Err(reason) => {
             let advice = explain::advice(&reason);
             Loaded::without_object(probe, ProbeState::Failed, reason, advice)

@@ -12,9 +12,12 @@ use aya::{
     Ebpf,
     maps::{Map, MapData, RingBuf},
 };
-use sidecar_core::{Kernel, KernelError};
+use sidecar_core::{Interface, Kernel, KernelError};
 
-use super::{netns, sys};
+use super::{
+    netns, sys,
+    xdp::{Follower, News},
+};
 
 /// Entries fetched at once; a bucket of a hash map must fit whole.
 const BATCH: u32 = 1024;
@@ -49,6 +52,8 @@ pub(crate) struct Object {
     maps: HashMap<String, Handle>,
     rings: HashMap<String, RingBuf<MapData>>,
     loaded: Vec<&'static str>,
+    /// For a probe that follows interfaces.
+    pub(super) follower: Option<Follower>,
 }
 
 impl Object {
@@ -67,7 +72,7 @@ impl Object {
                 maps.insert(name, Handle { data, info });
             }
         }
-        Ok(Self { ebpf, iterators: HashMap::new(), maps, rings, loaded: Vec::new() })
+        Ok(Self { ebpf, iterators: HashMap::new(), maps, rings, loaded: Vec::new(), follower: None })
     }
 
     /// Remembers that a program is attached.
@@ -100,16 +105,23 @@ impl Object {
     pub(crate) fn map_bytes(&self) -> u64 {
         use std::os::fd::AsRawFd;
         let fds = self.maps.values().map(|handle| handle.fd().as_raw_fd()).chain(self.ring_fds());
+        let fds = fds.chain(self.follower.iter().flat_map(Follower::map_fds));
         fds.filter_map(memlock).sum()
     }
 
     /// What the kernel counts about each loaded program.
     pub(crate) fn run_stats(&self) -> Vec<(&str, sys::RunStats)> {
-        self.ebpf
-            .programs()
-            .filter(|(name, _)| self.loaded.contains(name))
-            .filter_map(|(name, program)| Some((name, sys::run_stats(program.fd().ok()?.as_fd()).ok()?)))
-            .collect()
+        let ours = self.ebpf.programs().filter(|(name, _)| self.loaded.contains(name));
+        let stats = |(name, program): (_, &aya::programs::Program)| {
+            Some((name, sys::run_stats(program.fd().ok()?.as_fd()).ok()?))
+        };
+        let of_copies = self.follower.iter().flat_map(Follower::run_stats);
+        ours.filter_map(stats).chain(of_copies.map(|(name, stats)| -> (&str, _) { (name, stats) })).collect()
+    }
+
+    /// What to report about followed interfaces, if anything has changed since the last time.
+    pub(crate) fn news(&mut self) -> Option<News> {
+        self.follower.as_mut().and_then(Follower::news)
     }
 
     fn handle(&self, map: &str) -> Result<&Handle, KernelError> {
@@ -230,6 +242,17 @@ impl Kernel for Object {
         } else {
             read(out).map_err(failed)
         }
+    }
+
+    fn interfaces(
+        &mut self,
+        map: &str,
+        visit: &mut dyn FnMut(&Interface, &[u8]),
+    ) -> Result<(), KernelError> {
+        let Some(follower) = &mut self.follower else { return Ok(()) };
+        follower
+            .visit(map, possible_cpus(), visit)
+            .map_err(|cause| failed(format!("reading map {map} of the interfaces"), cause))
     }
 
     fn drain(&mut self, ring: &str, visit: &mut dyn FnMut(&[u8])) -> Result<(), KernelError> {

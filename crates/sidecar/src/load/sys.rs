@@ -2,6 +2,8 @@
 //!
 //! Kernel: `union bpf_attr` in `include/uapi/linux/bpf.h`; each command below names its struct.
 
+pub(super) mod xdp;
+
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
@@ -146,7 +148,7 @@ pub(super) fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
 }
 
 /// What the kernel counts about a program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct RunStats {
     /// Time spent in it while run times were measured.
     pub(crate) time: Duration,
@@ -154,6 +156,17 @@ pub(crate) struct RunStats {
     pub(crate) runs: u64,
     /// Times it was left out because it was already running on that CPU; 0 before 5.12, which do not tell.
     pub(crate) missed: u64,
+}
+
+impl RunStats {
+    /// Of two programs together.
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            time: self.time + other.time,
+            runs: self.runs + other.runs,
+            missed: self.missed + other.missed,
+        }
+    }
 }
 
 /// The last members of `struct bpf_prog_info` that interest us.

@@ -61,7 +61,7 @@ fn hook(report: &HookReport) -> Hook<'_> {
     let used =
         |step: Step| Used { program: step.program, via: step.via.to_string(), degrades: step.degrades };
     Hook {
-        name: report.hook,
+        name: &report.hook,
         used: report.used.map(used),
         refused: report
             .refused

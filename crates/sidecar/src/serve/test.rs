@@ -88,7 +88,7 @@ impl Source for Fake {
         let step = |program, via| Step { program, via, degrades: "" };
         let refused = vec![(step("first", Via::TpBtf("tcp_probe")), "not on this \"kernel\"".into())];
         let hook =
-            HookReport { hook: "state", used: Some(step("second", Via::Kprobe("tcp_set_state"))), refused };
+            HookReport { hook: "state".into(), used: Some(step("second", Via::Kprobe("tcp_set_state"))), refused };
         vec![ProbeReport {
             probe: "connection",
             state: ProbeState::Degraded,

@@ -5,6 +5,7 @@
 pub(crate) mod agent;
 pub(crate) mod bpf;
 pub(crate) mod child;
+pub(crate) mod frames;
 pub(crate) mod net;
 pub(crate) mod netns;
 pub(crate) mod page;

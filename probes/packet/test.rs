@@ -1,0 +1,1 @@
+//! Hand-built frames → verdicts, and counters → rows.
