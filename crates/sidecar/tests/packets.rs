@@ -224,17 +224,19 @@ fn a_burst_is_counted_to_the_last_frame() {
 fn pings_and_streams_add_up_to_what_the_interface_received() {
     need_root!();
     let cable = cable!(with_ipv6);
-    if common::program("ping").is_none() {
+    let Some(ping) = ["ping", "busybox"].into_iter().find(|name| common::program(name).is_some()) else {
         skip!("no ping");
-    }
+    };
+    // Busybox is told which of its programs to be.
+    let ping = ping.replace("busybox", "busybox ping");
     let scratch = Scratch::new();
     cable.far.run(|| {
         let agent = agent(&scratch, "auto");
         let before = rows(&agent.scrape(), "cable1");
         let counted = |page: &Page| page.count("sidecar_packet_received_total", &[("interface", "cable1")]);
         let first = (counted(&agent.scrape()), cable.received());
-        cable.near.tool("ping -c 20 -i 0.02 10.9.8.2").unwrap();
-        cable.near.tool("ping -6 -c 30 -i 0.02 fd00::2").or_else(|_| cable.near.tool("ping6 -c 30 fd00::2")).unwrap();
+        cable.near.tool(&format!("{ping} -c 5 -i 0.2 10.9.8.2")).unwrap();
+        cable.near.tool(&format!("{ping} -6 -c 7 -i 0.2 fd00::2")).unwrap();
         let socket = cable.near.run(|| UdpSocket::bind("10.9.8.1:0").unwrap());
         for _ in 0..50 {
             socket.send_to(&[1; 333], "10.9.8.2:9").unwrap();
@@ -257,9 +259,9 @@ fn pings_and_streams_add_up_to_what_the_interface_received() {
         assert_eq!(after.0 - first.0, after.1 - first.1, "as many frames as the interface received");
         let after = rows(&agent.scrape(), "cable1");
         let added = |row: &str| after.get(row).unwrap_or(&0) - before.get(row).unwrap_or(&0);
-        assert_eq!(added("received_total 4 icmp"), 20);
-        assert_eq!(added("received_bytes_total 4 icmp"), 20 * (14 + 20 + 8 + 56));
-        assert!(added("received_total 6 icmpv6") >= 30, "{after:?}");
+        assert_eq!(added("received_total 4 icmp"), 5);
+        assert_eq!(added("received_bytes_total 4 icmp"), 5 * (14 + 20 + 8 + 56));
+        assert!(added("received_total 6 icmpv6") >= 7, "{after:?}");
         assert_eq!(added("received_total 4 udp"), 50);
         assert_eq!(added("received_bytes_total 4 udp"), 50 * (14 + 20 + 8 + 333));
         let stream = added("received_bytes_total 4 tcp");

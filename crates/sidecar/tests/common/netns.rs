@@ -71,11 +71,15 @@ impl Netns {
         self.tool(&format!("nft add rule inet test input {rule}")).map(drop)
     }
 
+    /// A path by which tools can name it.
+    pub(crate) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+
     /// Joins two namespaces by a cable with 10.9.8.1 at this end and 10.9.8.2 at the other.
     pub(crate) fn join(&self, other: &Self) -> Result<(), String> {
         self.tool("ip link add cable0 type veth peer name cable1")?;
-        let path = format!("/proc/{}/fd/{}", std::process::id(), other.0.as_raw_fd());
-        self.tool(&format!("ip link set cable1 netns {path}"))?;
+        self.tool(&format!("ip link set cable1 netns {}", other.path()))?;
         for (namespace, link, address) in [(self, "cable0", "10.9.8.1"), (other, "cable1", "10.9.8.2")] {
             namespace.tool(&format!("ip address add {address}/24 dev {link}"))?;
             namespace.tool(&format!("ip link set {link} up"))?;
