@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use sidecar_core::{Kernel, KernelError};
+use sidecar_core::{Interface, Kernel, KernelError};
 
 type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -21,6 +21,8 @@ pub(crate) struct FakeKernel {
     /// Iterators that were run, in order.
     pub(crate) runs: RefCell<Vec<String>>,
     pub(crate) now: Duration,
+    /// Interfaces, and the values of whatever map is asked for.
+    pub(crate) interfaces: Vec<(Interface, Vec<u8>)>,
 }
 
 impl FakeKernel {
@@ -75,6 +77,15 @@ impl Kernel for FakeKernel {
             .get(program)
             .ok_or_else(|| KernelError { what: program.into(), cause: io::ErrorKind::NotFound.into() })?;
         out.extend_from_slice(output);
+        Ok(())
+    }
+
+    fn interfaces(
+        &mut self,
+        _map: &str,
+        visit: &mut dyn FnMut(&Interface, &[u8]),
+    ) -> Result<(), KernelError> {
+        self.interfaces.iter().for_each(|(interface, values)| visit(interface, values));
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use super::{
     metrics::{BYTES, EXTENDED, FRAGMENTS, INTERFACE, MALFORMED, RECEIVED, UNREAD, VLAN},
     shared::{
         ARP, Counters, EXTENDED as EXTENDED_BIT, FIRST_MARK, FRAGMENT4, FRAGMENT6, ICMP, IPV4, IPV6,
-        MALFORMED as MALFORMED_BIT, OTHER, OTHER_IP, STACKED, TAGGED, TCP, UDP, UNREAD as UNREAD_BIT,
+        MALFORMED as MALFORMED_BIT, OTHER, OTHER4, OTHER6, STACKED, TAGGED, TCP, UDP, UNREAD as UNREAD_BIT,
     },
 };
 use crate::plain::{Plain, view};
@@ -22,11 +22,11 @@ const CLASSES: [(u32, &str, &str); 10] = [
     (IPV4 + TCP, "tcp", "4"),
     (IPV4 + UDP, "udp", "4"),
     (IPV4 + ICMP, "icmp", "4"),
-    (IPV4 + OTHER_IP, "other", "4"),
+    (OTHER4, "other", "4"),
     (IPV6 + TCP, "tcp", "6"),
     (IPV6 + UDP, "udp", "6"),
     (IPV6 + ICMP, "icmpv6", "6"),
-    (IPV6 + OTHER_IP, "other", "6"),
+    (OTHER6, "other", "6"),
     (ARP, "arp", "none"),
     (OTHER, "other", "none"),
 ];

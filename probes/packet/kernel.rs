@@ -13,8 +13,8 @@ use aya_ebpf::{
     maps::PerCpuArray,
     programs::XdpContext,
 };
-use sidecar_ebpf as _;
 use shared::{CLASS_SLOTS, Counters, FIRST_MARK, Frame, MARKS, OTHER};
+use sidecar_ebpf as _;
 
 /// One interface's counters.
 #[map]
@@ -69,9 +69,8 @@ fn count(verdict: u32, length: u64) {
     let Some(counters) = COUNTERS.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's own value, which nobody else writes; the mask keeps the index within the array.
     unsafe {
-        let class = (&raw mut (*counters).classes)
-            .cast::<shared::Count>()
-            .add(verdict as usize & (CLASS_SLOTS - 1));
+        let class =
+            (&raw mut (*counters).classes).cast::<shared::Count>().add(verdict as usize & (CLASS_SLOTS - 1));
         (*class).frames += 1;
         (*class).bytes += length;
         let marks = verdict >> FIRST_MARK;
@@ -100,7 +99,10 @@ impl Packet {
         // knows them as pointers.
         // SAFETY: the program's own context, whose members are always readable.
         let (data, end) = unsafe {
-            ((&raw const (*ctx).data).read_volatile() as usize, (&raw const (*ctx).data_end).read_volatile() as usize)
+            (
+                (&raw const (*ctx).data).read_volatile() as usize,
+                (&raw const (*ctx).data_end).read_volatile() as usize,
+            )
         };
         Self { ctx, data, end, length: (end - data) as u64 }
     }

@@ -23,6 +23,7 @@ pub static PROBE: Probe = Probe {
     options: OPTIONS,
     hooks: HOOKS,
     fields: &[],
+    events: &[],
     capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"],
     cost: "some 60 instructions for each received frame, and what XDP itself takes; see bench/README.md",
     rings: &[],
@@ -48,7 +49,8 @@ static OPTIONS: &[OptionSpec] = &[
     },
 ];
 
-const AFTER_GRO: &str = "counted in the network stack, where frames that receive offload has merged count as one";
+const AFTER_GRO: &str =
+    "counted in the network stack, where frames that receive offload has merged count as one";
 
 static HOOKS: &[Hook] = &[Hook {
     name: "received frames",

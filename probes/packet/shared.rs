@@ -39,10 +39,12 @@ pub const OTHER: u32 = 9;
 pub const TCP: u32 = 0;
 /// Of an IP version.
 pub const UDP: u32 = 1;
-/// ICMP in IPv4, ICMPv6 in IPv6.
+/// ICMP of that version.
 pub const ICMP: u32 = 2;
-/// Of an IP version: another protocol, or one that cannot be seen.
-pub const OTHER_IP: u32 = 3;
+/// IPv4 with another protocol, or one that cannot be seen.
+pub const OTHER4: u32 = IPV4 + 3;
+/// The same of IPv6.
+pub const OTHER6: u32 = IPV6 + 3;
 
 /// First bit of a verdict that is a mark.
 pub const FIRST_MARK: u32 = 8;
@@ -144,11 +146,11 @@ fn network<F: Frame>(frame: &F, at: u64, kind: u16) -> u32 {
 
 #[inline(always)]
 fn ipv4<F: Frame>(frame: &F, at: u64) -> u32 {
-    let Some(header) = frame.view(at, 20) else { return IPV4 + OTHER_IP | cut(frame, at + 20) };
+    let Some(header) = frame.view(at, 20) else { return OTHER4 | cut(frame, at + 20) };
     let first = F::byte(header, 0);
     let own = u64::from(first & 15) * 4;
     if first >> 4 != 4 || own < 20 {
-        return IPV4 + OTHER_IP | MALFORMED;
+        return OTHER4 | MALFORMED;
     }
     let there = frame.length().wrapping_sub(at);
     let total = u64::from(F::word(header, 2));
@@ -156,21 +158,22 @@ fn ipv4<F: Frame>(frame: &F, at: u64) -> u32 {
         6 => (IPV4 + TCP, 20),
         17 => (IPV4 + UDP, 8),
         1 => (IPV4 + ICMP, 8),
-        _ => (IPV4 + OTHER_IP, 0),
+        _ => (OTHER4, 0),
     };
     // More fragments, or an offset.
     let fragment = F::word(header, 6) & 0x3fff;
     // The header of what is inside is in the first fragment only.
-    let least = if fragment & 0x1fff == 0 { own + least } else { own };
+    let offset = fragment & 0x1fff;
+    let least = if offset == 0 { own + least } else { own };
     let fits = least <= total && total <= there || total == 0 && there > MAX_TOLD;
     class | if fits { 0 } else { MALFORMED } | if fragment == 0 { 0 } else { FRAGMENT4 }
 }
 
 #[inline(always)]
 fn ipv6<F: Frame>(frame: &F, at: u64) -> u32 {
-    let Some(header) = frame.view(at, 40) else { return IPV6 + OTHER_IP | cut(frame, at + 40) };
+    let Some(header) = frame.view(at, 40) else { return OTHER6 | cut(frame, at + 40) };
     if F::byte(header, 0) >> 4 != 6 {
-        return IPV6 + OTHER_IP | MALFORMED;
+        return OTHER6 | MALFORMED;
     }
     let start = at + 40;
     let there = frame.length().wrapping_sub(start);
@@ -195,7 +198,7 @@ fn upper(next: u8) -> (u32, u64) {
         6 => (IPV6 + TCP, 20),
         17 => (IPV6 + UDP, 8),
         58 => (IPV6 + ICMP, 8),
-        _ => (IPV6 + OTHER_IP, 0),
+        _ => (OTHER6, 0),
     }
 }
 
@@ -215,9 +218,9 @@ pub fn extended<F: Frame>(frame: &F, mut next: u8, mut at: u64, end: u64) -> u32
             break;
         }
         if at.wrapping_add(8) > end {
-            return IPV6 + OTHER_IP | marks | MALFORMED;
+            return OTHER6 | marks | MALFORMED;
         }
-        let Some(header) = frame.view(at, 8) else { return IPV6 + OTHER_IP | marks | UNREAD };
+        let Some(header) = frame.view(at, 8) else { return OTHER6 | marks | UNREAD };
         let units = u64::from(F::byte(header, 1));
         let length = match next {
             44 => 8,
@@ -240,7 +243,7 @@ pub fn extended<F: Frame>(frame: &F, mut next: u8, mut at: u64, end: u64) -> u32
         }
     }
     if is_extension(next) {
-        return IPV6 + OTHER_IP | marks | UNREAD;
+        return OTHER6 | marks | UNREAD;
     }
     let (class, least) = upper(next);
     if at + least > end { class | marks | MALFORMED } else { class | marks }

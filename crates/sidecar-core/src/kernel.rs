@@ -50,11 +50,7 @@ pub trait Kernel {
     fn run_iterator(&self, program: &str, out: &mut Vec<u8>) -> Result<(), KernelError>;
     /// Sees which interfaces have come and gone, then visits the value of `map`'s only entry for each: all CPUs' values
     /// one after the other, each as long as the map's value size, which is a multiple of eight.
-    fn interfaces(
-        &mut self,
-        map: &str,
-        visit: &mut dyn FnMut(&Interface, &[u8]),
-    ) -> Result<(), KernelError> {
+    fn interfaces(&mut self, map: &str, visit: &mut dyn FnMut(&Interface, &[u8])) -> Result<(), KernelError> {
         let _ = (map, visit);
         Ok(())
     }

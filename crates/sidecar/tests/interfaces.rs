@@ -70,7 +70,7 @@ fn attach(program: &OwnedFd, interface: &str) -> OwnedFd {
     // SAFETY: a valid name.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
     // `BPF_XDP`, `XDP_FLAGS_SKB_MODE`
-    let mut link = [program.as_raw_fd() as u64 | u64::from(index) << 32, 37 | 2 << 32];
+    let mut link = [program.as_raw_fd() as u64 | u64::from(index) << 32, 0x25 | 2 << 32];
     let link = bpf::command(28, &mut link).unwrap() as i32;
     // SAFETY: the kernel has just given us this descriptor.
     unsafe { OwnedFd::from_raw_fd(link) }
@@ -246,10 +246,18 @@ fn a_frame_of_whatever_bytes_passes_the_program_and_the_kernel_counts_as_user_sp
         let page = agent.scrape();
         let sum = |metric: &str| page.count(&format!("sidecar_packet_{metric}"), &[]);
         assert_eq!((sum("received_total"), sum("received_bytes_total")), (rounds, bytes));
-        for (class, protocol, version) in
-            [(0, "tcp", "4"), (1, "udp", "4"), (2, "icmp", "4"), (3, "other", "4"), (4, "tcp", "6"), (5, "udp", "6"),
-             (6, "icmpv6", "6"), (7, "other", "6"), (8, "arp", "none"), (9, "other", "none")]
-        {
+        for (class, protocol, version) in [
+            (0, "tcp", "4"),
+            (1, "udp", "4"),
+            (2, "icmp", "4"),
+            (3, "other", "4"),
+            (4, "tcp", "6"),
+            (5, "udp", "6"),
+            (6, "icmpv6", "6"),
+            (7, "other", "6"),
+            (8, "arp", "none"),
+            (9, "other", "none"),
+        ] {
             let labels = [("protocol", protocol), ("ip_version", version)];
             assert_eq!(page.count("sidecar_packet_received_total", &labels), classes[class], "{labels:?}");
             assert!(classes[class] > 0, "no frame was {labels:?}");
@@ -285,7 +293,7 @@ impl Random {
         let mut frame: Vec<u8> = (0..length).map(|_| self.next() as u8).collect();
         let mut at = 12;
         for _ in 0..self.next() % 7 {
-            if self.next() % 3 == 0 {
+            if self.next().is_multiple_of(3) {
                 put(&mut frame, at, &self.pick(&[0x8100u16, 0x88a8, 0x9100]).to_be_bytes());
                 at += 4;
             }
@@ -305,12 +313,17 @@ impl Random {
             }
             0x86dd => {
                 put(&mut frame, at, &[self.pick(&[0x60, 0x60, 0x6f, 0x45])]);
-                let payload = self.pick(&[rest.saturating_sub(40), rest.saturating_sub(40), rest, 8, 0]) as u16;
+                let payload =
+                    self.pick(&[rest.saturating_sub(40), rest.saturating_sub(40), rest, 8, 0]) as u16;
                 put(&mut frame, at + 4, &payload.to_be_bytes());
                 put(&mut frame, at + 6, &[self.pick(&protocols)]);
                 // A chain of short headers, long enough to be left at times.
                 for number in 0..12 {
-                    put(&mut frame, at + 40 + 8 * number, &[self.pick(&protocols), 0, 0, self.pick(&[0, 1, 8])]);
+                    put(
+                        &mut frame,
+                        at + 40 + 8 * number,
+                        &[self.pick(&protocols), 0, 0, self.pick(&[0, 1, 8])],
+                    );
                 }
             }
             0x0806 => put(&mut frame, at + 4, &[self.pick(&[6, 6, 200]), self.pick(&[4, 4, 255])]),

@@ -57,7 +57,8 @@ fn frames() -> Vec<(Vec<u8>, Expected)> {
         frame[at] = value;
         frame
     };
-    let options = [vec![0x46, 0, 0, 32, 0, 0, 0, 0, 64, UDP, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0], vec![0; 8]];
+    let options =
+        [vec![0x46, 0, 0, 32, 0, 0, 0, 0, 64, UDP, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0], vec![0; 8]];
     let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1];
     arp.resize(28, 0);
     let chain = [extension(60, 0), extension(43, 1), extension(UDP, 0), vec![0; 8]].concat();
@@ -175,7 +176,12 @@ fn every_frame_is_in_its_row(mode: &str) {
             common::eventually("received", || cable.received() == before + sent);
             if number % 9 == 0 || number + 1 == frames.len() {
                 let page = agent.scrape();
-                assert_eq!(rows(&page, "cable1"), expected(frames[..=number].iter()), "after {number}: {:02x?}", one.0);
+                assert_eq!(
+                    rows(&page, "cable1"),
+                    expected(frames[..=number].iter()),
+                    "after {number}: {:02x?}",
+                    one.0
+                );
             }
         }
         agent.stop();
@@ -268,7 +274,10 @@ fn pings_and_streams_add_up_to_what_the_interface_received() {
         // Payload, and for each segment at most 14 + 20 + 60 bytes of headers.
         let headers = stream - 300_000;
         let segments = added("received_total 4 tcp");
-        assert!((54 * segments..=94 * segments).contains(&headers), "{headers} bytes of headers, {segments} segments");
+        assert!(
+            (54 * segments..=94 * segments).contains(&headers),
+            "{headers} bytes of headers, {segments} segments"
+        );
         assert_eq!(added("malformed_total "), 0);
         agent.stop();
     });

@@ -178,7 +178,11 @@ fn attach(
 /// Capabilities that hooks in use need as long as the agent runs.
 fn needed_later(running: &[Running]) -> Vec<&'static str> {
     let hooks = |running: &&Running| PROBES.iter().find(|probe| probe.name == running.report.probe);
-    let steps = running.iter().filter_map(|one| hooks(&one)).flat_map(|probe| probe.hooks).flat_map(|hook| hook.steps);
+    let steps = running
+        .iter()
+        .filter_map(|one| hooks(&one))
+        .flat_map(|probe| probe.hooks)
+        .flat_map(|hook| hook.steps);
     steps.flat_map(|step| step.via.keeps()).copied().collect()
 }
 

@@ -10,13 +10,13 @@ mod xdp;
 
 use aya::{Btf as AyaBtf, EbpfLoader, VerifierLogLevel};
 pub(crate) use object::Object;
-pub(crate) use xdp::News;
 use sidecar_btf::Btf;
 use sidecar_common::{event, task::TaskFields};
 use sidecar_core::{
     KernelError, Probe, ProbeReport, ProbeState, Start,
     probe::{KernelFacts, Plan},
 };
+pub(crate) use xdp::News;
 
 /// The kernel as the loader sees it: both BTF readers, dropped when all probes are loaded because they are large.
 pub(crate) struct Machine {

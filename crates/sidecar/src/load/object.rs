@@ -244,11 +244,7 @@ impl Kernel for Object {
         }
     }
 
-    fn interfaces(
-        &mut self,
-        map: &str,
-        visit: &mut dyn FnMut(&Interface, &[u8]),
-    ) -> Result<(), KernelError> {
+    fn interfaces(&mut self, map: &str, visit: &mut dyn FnMut(&Interface, &[u8])) -> Result<(), KernelError> {
         let Some(follower) = &mut self.follower else { return Ok(()) };
         follower
             .visit(map, possible_cpus(), visit)

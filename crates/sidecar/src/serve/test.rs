@@ -87,8 +87,11 @@ impl Source for Fake {
     fn probes(&self) -> Vec<ProbeReport> {
         let step = |program, via| Step { program, via, degrades: "" };
         let refused = vec![(step("first", Via::TpBtf("tcp_probe")), "not on this \"kernel\"".into())];
-        let hook =
-            HookReport { hook: "state".into(), used: Some(step("second", Via::Kprobe("tcp_set_state"))), refused };
+        let hook = HookReport {
+            hook: "state".into(),
+            used: Some(step("second", Via::Kprobe("tcp_set_state"))),
+            refused,
+        };
         vec![ProbeReport {
             probe: "connection",
             state: ProbeState::Degraded,

@@ -135,7 +135,7 @@ impl Cable {
         Ok(Self { near, far })
     }
 
-    /// The same with IPv6 addresses fd00::1 and fd00::2.
+    /// The same with IPv6, `fd00::1` and `fd00::2`.
     pub(crate) fn with_ipv6() -> Result<Self, String> {
         let (near, far) = (Netns::new()?, Netns::new()?);
         near.join(&far)?;

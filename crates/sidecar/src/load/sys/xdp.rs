@@ -101,11 +101,7 @@ pub(in super::super) fn load(
 }
 
 /// Attaches an XDP program to an interface of our network namespace, for as long as the link is open.
-pub(in super::super) fn link(
-    program: BorrowedFd<'_>,
-    interface: u32,
-    generic: bool,
-) -> io::Result<OwnedFd> {
+pub(in super::super) fn link(program: BorrowedFd<'_>, interface: u32, generic: bool) -> io::Result<OwnedFd> {
     // `struct { prog_fd; target_ifindex; attach_type; flags; }`
     let flags = if generic { GENERIC } else { NATIVE };
     let mut attr = [program.as_raw_fd() as u32, interface, ATTACH_XDP, flags];

@@ -34,7 +34,10 @@ impl Copy {
         let mut maps = Vec::new();
         for (name, map) in &declared {
             // Global variables; a program that refers to any fails below.
-            if matches!(map.section_kind(), EbpfSectionKind::Rodata | EbpfSectionKind::Data | EbpfSectionKind::Bss) {
+            if matches!(
+                map.section_kind(),
+                EbpfSectionKind::Rodata | EbpfSectionKind::Data | EbpfSectionKind::Bss
+            ) {
                 continue;
             }
             let fd = xdp::create_map(&xdp::MapShape {
@@ -47,9 +50,9 @@ impl Copy {
             .with_context(|| format!("creating map {name}"))?;
             maps.push(Map { name: name.clone(), fd, value_size: map.value_size() });
         }
-        let places = maps.iter().filter_map(|map| {
-            Some((map.name.as_str(), map.fd.as_raw_fd(), declared.get(&map.name)?))
-        });
+        let places = maps
+            .iter()
+            .filter_map(|map| Some((map.name.as_str(), map.fd.as_raw_fd(), declared.get(&map.name)?)));
         file.relocate_maps(places, &text)?;
         file.relocate_calls(&text)?;
         let found = file.programs.get(program).context("the object has no such program")?;

@@ -7,6 +7,7 @@
 mod copy;
 mod occupant;
 mod pattern;
+mod report;
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +19,8 @@ use std::{
 
 use copy::Copy;
 use occupant::Occupant;
-use sidecar_core::{Hook, HookReport, Interface, Probe, ProbeState, Step, Via, XdpMode, probe::Interfaces};
+pub(crate) use report::News;
+use sidecar_core::{Hook, Interface, Probe, Step, Via, XdpMode, probe::Interfaces};
 
 use super::{
     explain,
@@ -48,14 +50,6 @@ struct Refusal {
     occupant: Option<Occupant>,
     again: Instant,
     pause: Duration,
-}
-
-/// What a probe reports after a change.
-pub(crate) struct News {
-    pub(crate) hooks: Vec<HookReport>,
-    pub(crate) state: ProbeState,
-    pub(crate) reason: String,
-    pub(crate) advice: String,
 }
 
 /// Run statistics of the copies of one program that are gone.
@@ -93,7 +87,8 @@ impl Follower {
         wanted: Interfaces,
     ) -> Self {
         raise_locked_memory();
-        let is_wanted = |step: &&Step| matches!(step.via, Via::Xdp(mode) if wanted.mode.is_none_or(|only| only == mode));
+        let is_wanted =
+            |step: &&Step| matches!(step.via, Via::Xdp(mode) if wanted.mode.is_none_or(|only| only == mode));
         let steps: Vec<Step> = hook.steps.iter().filter(is_wanted).copied().collect();
         let mut unloadable: Vec<(&'static str, String)> = Vec::new();
         for step in &steps {
@@ -123,16 +118,6 @@ impl Follower {
         follower
     }
 
-    /// Whether this kernel loads none of the programs, and why.
-    fn hopeless(&self) -> Option<String> {
-        let why = |step: &Step| self.unloadable.iter().find(|(program, _)| *program == step.program);
-        let reasons: Option<Vec<_>> = self.steps.iter().map(why).collect();
-        let mut reasons: Vec<String> =
-            reasons?.into_iter().map(|(program, reason)| format!("{program}: {reason}")).collect();
-        reasons.dedup();
-        Some(reasons.join("; "))
-    }
-
     /// Attaches to what has appeared and lets go of what has vanished.
     fn refresh(&mut self) -> io::Result<()> {
         let there = interfaces()?;
@@ -151,7 +136,7 @@ impl Follower {
         }
         for (index, name) in there {
             if !self.attached.contains_key(&index) && pattern::means(&self.wanted.patterns, &name) {
-                self.approach(index, name);
+                self.approach(index, &name);
             }
         }
         Ok(())
@@ -181,21 +166,24 @@ impl Follower {
     }
 
     /// Tries to attach to an interface that is meant.
-    fn approach(&mut self, index: u32, name: String) {
+    fn approach(&mut self, index: u32, name: &str) {
         let known = self.refusals.get(&index);
         if known.is_some_and(|refusal| refusal.again > Instant::now()) {
             return;
         }
         let pause = known.map_or(FIRST_RETRY, |refusal| (refusal.pause * 2).min(LAST_RETRY));
         let refusal = |refused, occupant: Option<Occupant>| Refusal {
-            name: name.clone(),
+            name: name.to_owned(),
             refused,
             again: Instant::now() + if occupant.is_some() { FIRST_RETRY } else { pause },
             occupant,
             pause,
         };
         if self.attached.len() >= MAX_FOLLOWED {
-            let first = self.steps.first().map(|step| (*step, format!("{MAX_FOLLOWED} interfaces are followed already")));
+            let first = self
+                .steps
+                .first()
+                .map(|step| (*step, format!("{MAX_FOLLOWED} interfaces are followed already")));
             let refused = refusal(first.into_iter().collect(), None);
             self.refuse(index, refused);
             return;
@@ -205,14 +193,12 @@ impl Follower {
             self.refuse(index, refused);
             return;
         }
-        match self.attach(index) {
-            Ok((step, refused, copy, link)) => {
+        match self.attach(index, name) {
+            Ok(attached) => {
+                tracing::info!(probe = self.probe, "follows {name} ({})", attached.step.via);
                 self.attachments += 1;
-                let Via::Xdp(mode) = step.via else { return };
-                tracing::info!(probe = self.probe, "follows {name} ({})", step.via);
-                let interface = Interface { name, attachment: self.attachments, mode, gone: false };
                 self.refusals.remove(&index);
-                self.attached.insert(index, Attached { interface, step, refused, copy, link });
+                self.attached.insert(index, attached);
                 self.changed = true;
             }
             Err(refused) => {
@@ -241,11 +227,7 @@ impl Follower {
     }
 
     /// The ladder of one interface.
-    #[expect(clippy::type_complexity, reason = "taken apart at the only call")]
-    fn attach(
-        &self,
-        index: u32,
-    ) -> Result<(Step, Vec<(Step, String)>, Copy, OwnedFd), Vec<(Step, String)>> {
+    fn attach(&self, index: u32, name: &str) -> Result<Attached, Vec<(Step, String)>> {
         let mut refused = Vec::new();
         for step in &self.steps {
             let Via::Xdp(mode) = step.via else { continue };
@@ -253,12 +235,14 @@ impl Follower {
                 refused.push((*step, reason.clone()));
                 continue;
             }
-            let tried = Copy::load(self.bytes, step.program).and_then(|copy| {
-                let link = copy.attach(index, mode)?;
-                Ok((copy, link))
-            });
+            let tried = Copy::load(self.bytes, step.program)
+                .and_then(|copy| copy.attach(index, mode).map(|link| (copy, link)).map_err(Into::into));
             match tried {
-                Ok((copy, link)) => return Ok((*step, refused, copy, link)),
+                Ok((copy, link)) => {
+                    let attachment = self.attachments + 1;
+                    let interface = Interface { name: name.to_owned(), attachment, mode, gone: false };
+                    return Ok(Attached { interface, step: *step, refused, copy, link });
+                }
                 Err(error) => refused.push((*step, attach_reason(*step, mode, &error))),
             }
         }
@@ -302,77 +286,15 @@ impl Follower {
     pub(super) fn map_fds(&self) -> impl Iterator<Item = i32> + '_ {
         self.attached.values().flat_map(|attached| attached.copy.map_fds())
     }
-
-    /// What to report, if anything has changed since the last time.
-    pub(super) fn news(&mut self) -> Option<News> {
-        self.changed.then(|| self.report())
-    }
-
-    /// What to report now.
-    pub(super) fn report(&mut self) -> News {
-        self.changed = false;
-        let mut hooks: Vec<HookReport> = Vec::new();
-        for attached in self.attached.values() {
-            let Attached { interface, step, refused, .. } = attached;
-            let hook = interface.name.clone().into();
-            hooks.push(HookReport { hook, used: Some(*step), refused: refused.clone() });
-        }
-        for Refusal { name, refused, .. } in self.refusals.values() {
-            hooks.push(HookReport { hook: name.clone().into(), used: None, refused: refused.clone() });
-        }
-        hooks.sort_by(|one, other| one.hook.cmp(&other.hook));
-        if let Some(reason) = self.hopeless() {
-            let why = |step: &Step| {
-                self.unloadable.iter().find(|(program, _)| *program == step.program).map(|why| (*step, why.1.clone()))
-            };
-            let refused = self.steps.iter().filter_map(why).collect();
-            let hooks = vec![HookReport { hook: self.hook.name.into(), used: None, refused }];
-            let advice = explain::advice(&reason);
-            return News { hooks, state: ProbeState::Unsupported, reason, advice };
-        }
-        let (reasons, advice) = self.complaints();
-        let state = if reasons.is_empty() { ProbeState::Active } else { ProbeState::Degraded };
-        News { hooks, state, reason: reasons.join("; "), advice }
-    }
-
-    /// What keeps the probe from being active, and what to do about it.
-    fn complaints(&self) -> (Vec<String>, String) {
-        let key = format!("probes.{}.interfaces", self.probe);
-        if self.attached.is_empty() && self.refusals.is_empty() {
-            let patterns = self.wanted.patterns.join(", ");
-            return (
-                vec![format!("no interface here is called {patterns}: waiting for one")],
-                format!("name those to count at in {key}"),
-            );
-        }
-        let mut reasons = Vec::new();
-        let mut advice = String::new();
-        for Refusal { name, refused, occupant, .. } in self.refusals.values() {
-            let why: Vec<String> = refused.iter().map(|(step, why)| format!("{}: {why}", step.via)).collect();
-            reasons.push(format!("{name}: {}", why.join("; ")));
-            advice = if occupant.is_some() {
-                format!("it is left as it is; leave {name} out in {key}, or detach the other program")
-            } else {
-                format!("leave {name} out in {key}; it is tried again meanwhile")
-            };
-        }
-        for Attached { interface, step, .. } in self.attached.values() {
-            if !step.degrades.is_empty() && self.wanted.mode.is_none() {
-                reasons.push(format!("{}: {}", interface.name, step.degrades));
-                if advice.is_empty() {
-                    advice = format!("nothing to do: the driver has no XDP; probes.{}.mode: generic says that this is known", self.probe);
-                }
-            }
-        }
-        (reasons, advice)
-    }
 }
 
 /// Why a step failed on one interface.
 fn attach_reason(step: Step, mode: XdpMode, error: &anyhow::Error) -> String {
     let errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
     match (errno, mode) {
-        (Some(libc::EOPNOTSUPP), XdpMode::Native) => "its driver has no XDP, or not with its present settings".to_owned(),
+        (Some(libc::EOPNOTSUPP), XdpMode::Native) => {
+            "its driver has no XDP, or not with its present settings".to_owned()
+        }
         (Some(libc::EBUSY | libc::EEXIST), _) => "another XDP program is attached".to_owned(),
         (Some(libc::ENODEV), _) => "it has gone".to_owned(),
         (Some(libc::EINVAL | libc::ERANGE | libc::E2BIG), XdpMode::Native) => {

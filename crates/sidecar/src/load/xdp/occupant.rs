@@ -52,7 +52,8 @@ pub(super) fn of(interface: u32) -> io::Result<Option<Occupant>> {
 /// The kernel's answer to `RTM_GETLINK`.
 fn ask(interface: u32) -> io::Result<Vec<u8>> {
     // SAFETY: no pointers involved.
-    let socket = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
+    let socket =
+        unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
     if socket < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -110,7 +111,8 @@ fn xdp_program(message: &[u8]) -> Option<u32> {
     let attributes = message.get(NLMSG_HEADER + INTERFACE_HEADER..end.min(message.len()))?;
     let xdp = Attributes(attributes).find(|(kind, _)| *kind == IFLA_XDP)?.1;
     let ids = [IFLA_XDP_PROG_ID, IFLA_XDP_DRV_PROG_ID, IFLA_XDP_SKB_PROG_ID, IFLA_XDP_HW_PROG_ID];
-    let is_id = |(kind, value): (u16, &[u8])| if ids.contains(&kind) { number::<u32>(value, 0) } else { None };
+    let is_id =
+        |(kind, value): (u16, &[u8])| if ids.contains(&kind) { number::<u32>(value, 0) } else { None };
     Attributes(xdp).filter_map(is_id).find(|id| *id != 0)
 }
 
@@ -137,7 +139,9 @@ fn holder(program: u32) -> Option<String> {
     let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let pid = pids.find(|pid| {
         let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
-        descriptors.into_iter().any(|entry| fs::read_to_string(entry.path()).is_ok_and(|text| text.contains(&wanted)))
+        descriptors
+            .into_iter()
+            .any(|entry| fs::read_to_string(entry.path()).is_ok_and(|text| text.contains(&wanted)))
     })?;
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     Some(format!("{} (pid {pid})", name.trim_end()))
@@ -167,7 +171,8 @@ mod tests {
     #[test]
     fn the_program_is_found_among_other_attributes() {
         let xdp = [attribute(2, &[1]), attribute(IFLA_XDP_PROG_ID, &77u32.to_ne_bytes())].concat();
-        let all = [attribute(3, b"eth0\0"), attribute(IFLA_XDP | 0x8000, &xdp), attribute(4, &[0; 4])].concat();
+        let all =
+            [attribute(3, b"eth0\0"), attribute(IFLA_XDP | 0x8000, &xdp), attribute(4, &[0; 4])].concat();
         assert_eq!(xdp_program(&message(&all)), Some(77));
         let none = attribute(IFLA_XDP, &attribute(2, &[0]));
         assert_eq!(xdp_program(&message(&none)), None);
