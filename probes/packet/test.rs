@@ -28,6 +28,7 @@ fn collector() -> Frames {
         max_series: 2000,
         max_connections: 0,
         filtered: false,
+        event_bytes: 0,
     })
 }
 

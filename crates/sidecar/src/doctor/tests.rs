@@ -65,13 +65,13 @@ impl Fake {
     }
 
     fn privileges(&self) -> Privileges {
-        Privileges::of(&self.0, PROBES)
+        Privileges::of(&self.0, &by_default())
     }
 
     /// The check of this name.
     fn check(&self, name: &str) -> Check {
         let mut checks = kernel::checks(&self.0);
-        checks.extend(self.privileges().checks(PROBES, &config(&[])));
+        checks.extend(self.privileges().checks(&by_default(), &config(&[])));
         checks.into_iter().find(|check| check.name == name).unwrap()
     }
 }
@@ -80,6 +80,11 @@ impl Drop for Fake {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.0.root).unwrap();
     }
+}
+
+/// The probes that run unless switched off.
+fn by_default() -> Vec<&'static Probe> {
+    PROBES.iter().copied().filter(|probe| probe.enabled).collect()
 }
 
 fn config(switches: &[(&str, bool)]) -> Config {
@@ -93,7 +98,7 @@ fn config(switches: &[(&str, bool)]) -> Config {
 fn on_a_good_machine_every_check_is_ok_and_asks_for_nothing() {
     let fake = Fake::new("good");
     let mut checks = kernel::checks(&fake.0);
-    checks.extend(fake.privileges().checks(PROBES, &config(&[])));
+    checks.extend(fake.privileges().checks(&by_default(), &config(&[])));
     for check in checks {
         assert_eq!((check.level, check.advice.as_str()), (Level::Ok, ""), "{check:?}");
     }
@@ -193,7 +198,7 @@ fn old_and_foreign_kernels_are_pointed_out() {
 
 #[test]
 fn missing_capabilities_are_named_with_all_that_setcap_must_be_given() {
-    let needed: Vec<_> = PROBES.iter().flat_map(|probe| probe.capabilities).copied().collect();
+    let needed: Vec<_> = by_default().iter().flat_map(|probe| probe.capabilities).copied().collect();
     assert!(needed.contains(&"CAP_PERFMON") && needed.contains(&"CAP_BPF"), "{needed:?}");
     let fake = Fake::new("caps").only(&[Capability::CAP_BPF, Capability::CAP_NET_ADMIN]);
     let check = fake.check("capabilities");
@@ -310,7 +315,7 @@ fn the_exit_code_says_what_stands_in_the_way() {
 
 fn findings(fake: &Fake, trials: Vec<Trial>) -> Findings {
     let mut checks = kernel::checks(&fake.0);
-    checks.extend(fake.privileges().checks(PROBES, &config(&[])));
+    checks.extend(fake.privileges().checks(&by_default(), &config(&[])));
     let (exit, summary) = trial::verdict(&trials, true);
     Findings { checks, trials, exit, summary }
 }
