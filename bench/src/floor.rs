@@ -14,6 +14,13 @@ const BPF_TRACE_RAW_TP: u32 = 23;
 const BPF_TRACE_FENTRY: u32 = 24;
 /// `r0 = 0; exit`
 const RETURN_ZERO: [u64; 2] = [0x0000_0000_0000_00b7, 0x0000_0000_0000_0095];
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_XDP: u32 = 37;
+/// `XDP_FLAGS_DRV_MODE`
+const NATIVE: u32 = 1 << 2;
+/// `r0 = XDP_PASS; exit`
+const PASS: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
 /// `enum bpf_attach_type` has no name for "none"; zero is what programs without one pass.
 const NO_ATTACH_TYPE: u32 = 0;
 
@@ -61,7 +68,27 @@ pub(crate) fn hold(kind: &str, hook: &str) -> Result<()> {
     }
 }
 
+/// In the driver of an interface.
+fn attach_xdp(interface: &str) -> Result<i32> {
+    let load = Load {
+        kind: BPF_PROG_TYPE_XDP,
+        instructions_count: PASS.len() as u32,
+        instructions: PASS.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        attach_type: BPF_XDP,
+        ..Load::default()
+    };
+    let program = bpf(BPF_PROG_LOAD, &load)?;
+    let name = CString::new(interface)?;
+    // SAFETY: a valid name.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    bpf(BPF_LINK_CREATE, &[program as u32, index, BPF_XDP, NATIVE])
+}
+
 fn attach(kind: &str, hook: &str) -> Result<i32> {
+    if kind == "xdp" {
+        return attach_xdp(hook);
+    }
     let type_id = |kind, name: &str| {
         Btf::from_kernel()?.type_id(kind, name).with_context(|| format!("the kernel's BTF has no {name}"))
     };

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail};
 
 const USAGE: &str =
     "usage: sidecar-bench measure WORKLOAD BLOCKS OPERATIONS   nanoseconds per operation of each block
-       sidecar-bench floor tp_btf|raw_tp|fentry HOOK          attach an empty program and stay
+       sidecar-bench floor tp_btf|raw_tp|fentry|xdp HOOK      attach an empty program and stay
        sidecar-bench ready ADDRESS                            wait until the agent there is ready
        sidecar-bench scrape ADDRESS SECONDS                   read its metrics every so many seconds
        sidecar-bench usage PID LABEL                          what a process has used

@@ -5,6 +5,7 @@ use std::{
     fs::File,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     process::{Child, Command, Stdio},
     time::Instant,
 };
@@ -57,6 +58,7 @@ fn operation(workload: &str) -> Result<Operation> {
             Ok(())
         }),
         "udp" => udp()?,
+        "frame" => frame()?,
         _ => bail!("there is no workload `{workload}`"),
     })
 }
@@ -141,6 +143,37 @@ fn udp() -> Result<Operation> {
         let mut byte = [1];
         socket.send(&byte)?;
         socket.recv(&mut byte)?;
+        Ok(())
+    }))
+}
+
+/// The end of the cable that frames are sent into.
+const CABLE: &std::ffi::CStr = c"cable0";
+
+/// A frame with a UDP datagram to nobody, into one end of a cable and out of the other, where the kernel drops it.
+fn frame() -> Result<Operation> {
+    // SAFETY: plain system calls with a valid name and a valid address of the length given.
+    let socket = unsafe {
+        let index = libc::if_nametoindex(CABLE.as_ptr());
+        anyhow::ensure!(index != 0, "there is no {CABLE:?}");
+        let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
+        let mut address: libc::sockaddr_ll = std::mem::zeroed();
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_ifindex = index as i32;
+        if socket < 0 || libc::bind(socket, (&raw const address).cast(), size_of_val(&address) as u32) != 0 {
+            return Err(std::io::Error::last_os_error()).context("no packet socket");
+        }
+        OwnedFd::from_raw_fd(socket)
+    };
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+    // 8 + 100 bytes of UDP, from 192.0.2.1 to 192.0.2.2.
+    frame.extend([0x45, 0, 0, 128, 0, 0, 0x40, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2]);
+    frame.extend([0, 7, 0, 9, 0, 108, 0, 0]);
+    frame.resize(14 + 128, 0);
+    Ok(Box::new(move || {
+        // SAFETY: a valid buffer of the length given.
+        let sent = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        anyhow::ensure!(sent == frame.len() as isize, "sending a frame: {}", std::io::Error::last_os_error());
         Ok(())
     }))
 }

@@ -18,6 +18,7 @@ use crate::{
         initramfs::libraries,
         kernels::Kernel,
         machine::{self, Clock},
+        modules::Module,
     },
 };
 
@@ -34,7 +35,10 @@ impl Files {
         let busybox = find_program("busybox").context("there is no busybox: run `cargo xtask setup`")?;
         let mut files = BTreeMap::new();
         let mut needed = BTreeSet::new();
-        for program in others.iter().map(PathBuf::as_path).chain([agent, bench, &busybox]) {
+        // Busybox's makes no cables.
+        let ip = find_program("ip");
+        let programs = others.iter().chain(&ip).map(PathBuf::as_path);
+        for program in programs.chain([agent, bench, &busybox]) {
             let name = program.file_name().context("a program without a name")?;
             files.insert(Path::new("/bin").join(name), read(program)?);
             needed.extend(libraries(program));
@@ -44,6 +48,14 @@ impl Files {
             files.insert(library, content);
         }
         Ok(Self(files))
+    }
+
+    /// Kernel modules, for the scripts that load them.
+    pub(super) fn add_modules(&mut self, modules: &[Module]) {
+        for (number, module) in modules.iter().enumerate() {
+            let path = format!("/modules/{number:02}-{}.ko", module.name);
+            self.0.insert(path.into(), module.content.clone());
+        }
     }
 
     fn write(&self, to: &Path, script: &str) -> Result<()> {

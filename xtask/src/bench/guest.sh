@@ -13,6 +13,12 @@ mount -t cgroup2 cgroup /sys/fs/cgroup
 ifconfig lo 127.0.0.1 up
 echo "@@kernel $(uname -r)"
 
+# A cable: what is sent into one end, `eth9` receives.
+cable() {
+    for module in /modules/*.ko; do insmod "$module"; done
+    /bin/ip link add cable0 type veth peer name eth9 &&
+        /bin/ip link set cable0 up && /bin/ip link set eth9 up || echo "@@problem no cable"
+}
 # What is named NAME from here on: nothing but the workloads, or something running beside them.
 alone() {
     echo "@@variant $1"

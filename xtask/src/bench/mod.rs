@@ -26,7 +26,10 @@ use crate::{
     codegen,
     setup::{self, Group},
     shell::{cargo, root, run, step},
-    vm::kernels::{self, Kernel},
+    vm::{
+        kernels::{self, Kernel},
+        modules,
+    },
 };
 use guest::{Files, Said, Script};
 use plan::Plan;
@@ -129,10 +132,11 @@ fn probe(bench: &Bench, name: &str, plan: &Plan, options: &Options) -> Result<Pr
     let others: &[String] = if options.alone { &[] } else { &plan.others };
     let tools = if others.is_empty() { None } else { Some(fetch_tools()?) };
     let programs = programs(others, tools.as_deref())?;
-    let files = Files::new(&bench.agent, &bench.program, &programs)?;
     let (script, variants) = script(name, plan, others)?;
     let release = kernels::select(std::slice::from_ref(&options.kernel))?;
     let kernel = kernels::fetch(*release.first().context("no kernel")?)?;
+    let mut files = Files::new(&bench.agent, &bench.program, &programs)?;
+    files.add_modules(&modules::named(&kernel.tree, &["veth"])?);
     step(&format!(
         "{name}: {} machines, {PARALLEL} at a time, each measures {} variants; some minutes each",
         options.runs,
@@ -191,6 +195,7 @@ fn boot_all(
 /// What a machine does for one probe, and the names of the variants beside the work itself.
 fn script(name: &str, plan: &Plan, others: &[String]) -> Result<(Script, Vec<String>)> {
     let mut script = Script::new();
+    plan.workloads().filter_map(|workload| workload.setup).for_each(|setup| script.line(setup));
     let mut variants = Vec::new();
     let measure = |script: &mut Script| {
         for workload in plan.workloads() {

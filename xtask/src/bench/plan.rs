@@ -16,15 +16,24 @@ pub(super) struct Workload {
     /// How often the time is taken, and over how many operations each time.
     pub(super) blocks: u32,
     pub(super) operations: u32,
+    /// What the machine sets up for it, a command of `guest.sh`.
+    pub(super) setup: Option<&'static str>,
 }
 
-pub(super) const WORKLOADS: [Workload; 6] = [
-    Workload { name: "roundtrip", title: "TCP round trip", blocks: 7, operations: 1_000 },
-    Workload { name: "connect", title: "connect, round trip, close", blocks: 7, operations: 1_000 },
-    Workload { name: "openclose", title: "open, close", blocks: 7, operations: 2_000 },
-    Workload { name: "spawn", title: "start a process", blocks: 7, operations: 200 },
-    Workload { name: "getppid", title: "getppid", blocks: 7, operations: 10_000 },
-    Workload { name: "udp", title: "UDP send, receive", blocks: 7, operations: 2_000 },
+pub(super) const WORKLOADS: [Workload; 7] = [
+    Workload { name: "roundtrip", title: "TCP round trip", blocks: 7, operations: 1_000, setup: None },
+    Workload {
+        name: "connect",
+        title: "connect, round trip, close",
+        blocks: 7,
+        operations: 1_000,
+        setup: None,
+    },
+    Workload { name: "openclose", title: "open, close", blocks: 7, operations: 2_000, setup: None },
+    Workload { name: "spawn", title: "start a process", blocks: 7, operations: 200, setup: None },
+    Workload { name: "getppid", title: "getppid", blocks: 7, operations: 10_000, setup: None },
+    Workload { name: "udp", title: "UDP send, receive", blocks: 7, operations: 2_000, setup: None },
+    Workload { name: "frame", title: "frame received", blocks: 7, operations: 5_000, setup: Some("cable") },
 ];
 
 /// `probes/NAME/bench.json`.

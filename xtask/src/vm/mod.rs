@@ -5,7 +5,7 @@ pub(crate) mod cpio;
 pub(crate) mod initramfs;
 pub(crate) mod kernels;
 pub(crate) mod machine;
-mod modules;
+pub(crate) mod modules;
 
 use std::{
     env, fs,

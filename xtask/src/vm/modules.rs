@@ -40,10 +40,15 @@ pub(crate) struct Module {
 /// The wanted modules of the kernel in `tree` with what they depend on, in loading order. One that this kernel does
 /// not have as a module is built in or absent; tests find out.
 pub(crate) fn collect(tree: &Path) -> Result<Vec<Module>> {
+    named(tree, &WANTED)
+}
+
+/// The same for these modules.
+pub(crate) fn named(tree: &Path, wanted: &[&str]) -> Result<Vec<Module>> {
     let available: BTreeMap<String, PathBuf> =
         files(tree).into_iter().filter_map(|path| Some((module_name(&path)?, path))).collect();
     let mut loaded = Vec::new();
-    for name in WANTED {
+    for name in wanted {
         add(name, &available, &mut loaded, 0)?;
     }
     Ok(loaded)
