@@ -165,7 +165,7 @@ fn frame() -> Result<Operation> {
         }
         OwnedFd::from_raw_fd(socket)
     };
-    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+    let mut frame = vec![2u8, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
     // 8 + 100 bytes of UDP, from 192.0.2.1 to 192.0.2.2.
     frame.extend([0x45, 0, 0, 128, 0, 0, 0x40, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2]);
     frame.extend([0, 7, 0, 9, 0, 108, 0, 0]);

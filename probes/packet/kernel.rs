@@ -23,33 +23,54 @@ static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 /// For kernels and drivers that may hand over a frame in several buffers (5.18).
 #[xdp(frags)]
 pub fn count_frags(ctx: XdpContext) -> u32 {
-    let ctx = ctx.ctx;
-    let first = Packet::of(ctx);
-    let mut verdict = shared::verdict(&first);
-    let mut length = first.length;
-    // What is whole and known to be IP lies in the first buffer. For the rest, ask how much more there is.
-    if verdict >> FIRST_MARK != 0 || verdict == OTHER {
-        // SAFETY: the program's own context.
-        length = unsafe { bpf_xdp_get_buff_len(ctx) };
-        if length != first.length {
-            verdict = again(ctx, length);
-        }
+    let Some(counters) = COUNTERS.get_ptr_mut(0) else { return XDP_PASS };
+    let packet = Packet::of(ctx.ctx);
+    match shared::quick(&packet) {
+        // A packet that lies whole in the first buffer.
+        Some(place) => add(counters, place, packet.length),
+        None => closer::<true>(ctx.ctx, counters),
     }
-    count(verdict, length);
     XDP_PASS
 }
 
 /// For the others: a frame is one buffer.
 #[xdp]
 pub fn count_linear(ctx: XdpContext) -> u32 {
+    let Some(counters) = COUNTERS.get_ptr_mut(0) else { return XDP_PASS };
     let packet = Packet::of(ctx.ctx);
-    count(shared::verdict(&packet), packet.length);
+    match shared::quick(&packet) {
+        Some(place) => add(counters, place, packet.length),
+        None => closer::<false>(ctx.ctx, counters),
+    }
     XDP_PASS
 }
 
-/// The verdict on a frame that goes on beyond its first buffer.
+/// Frames that are not what nearly all are. A function of its own, so that those save no registers for it.
 #[inline(never)]
-fn again(ctx: *mut xdp_md, length: u64) -> u32 {
+fn closer<const FRAGS: bool>(ctx: *mut xdp_md, counters: *mut Counters) {
+    let first = Packet::of(ctx).length;
+    let mut length = first;
+    let mut verdict = look(ctx, first);
+    // What is whole and known to be IP lies in the first buffer. For the rest, ask how much more there is.
+    if FRAGS && (verdict >> FIRST_MARK != 0 || verdict == OTHER) {
+        // SAFETY: the program's own context.
+        length = unsafe { bpf_xdp_get_buff_len(ctx) };
+        if length != first {
+            verdict = look(ctx, length);
+        }
+    }
+    add(counters, shared::place(verdict & (CLASS_SLOTS as u32 - 1)), length);
+    for mark in 0..MARKS {
+        if verdict >> FIRST_MARK & (1 << mark) != 0 {
+            // SAFETY: as in `add`.
+            unsafe { *(&raw mut (*counters).marks).cast::<u64>().add(mark) += 1 };
+        }
+    }
+}
+
+/// The verdict on a frame of this length.
+#[inline(never)]
+fn look(ctx: *mut xdp_md, length: u64) -> u32 {
     shared::verdict(&Packet { length, ..Packet::of(ctx) })
 }
 
@@ -64,23 +85,14 @@ fn extended(ctx: *mut xdp_md, length: u64, next: u32, at: u64, end: u64) -> u32 
     shared::extended(&Packet { length, ..Packet::of(ctx) }, next as u8, at & 0xff, end)
 }
 
+/// One frame more at a place, which must be within the array.
 #[inline(always)]
-fn count(verdict: u32, length: u64) {
-    let Some(counters) = COUNTERS.get_ptr_mut(0) else { return };
-    // SAFETY: this CPU's own value, which nobody else writes; the mask keeps the index within the array.
+fn add(counters: *mut Counters, place: usize, length: u64) {
+    // SAFETY: this CPU's own value, which nobody else writes; the verifier checks the place.
     unsafe {
-        let class =
-            (&raw mut (*counters).classes).cast::<shared::Count>().add(verdict as usize & (CLASS_SLOTS - 1));
-        (*class).frames += 1;
-        (*class).bytes += length;
-        let marks = verdict >> FIRST_MARK;
-        if marks != 0 {
-            for mark in 0..MARKS {
-                if marks & (1 << mark) != 0 {
-                    *(&raw mut (*counters).marks).cast::<u64>().add(mark) += 1;
-                }
-            }
-        }
+        let count = (&raw mut (*counters).classes).cast::<u8>().add(place).cast::<shared::Count>();
+        (*count).frames += 1;
+        (*count).bytes += length;
     }
 }
 
@@ -132,6 +144,13 @@ impl Frame for Packet {
     fn word(view: usize, at: usize) -> u16 {
         // SAFETY: as above. Headers are made so that their numbers lie at even places, and drivers put frames there.
         u16::from_be(unsafe { *((view + at) as *const u16) })
+    }
+
+    #[inline(always)]
+    fn quad(view: usize, at: usize) -> u32 {
+        // Volatile, because to load it once more is cheaper than to keep it.
+        // SAFETY: as above; such places are even, too.
+        unsafe { ((view + at) as *const u32).read_volatile() }
     }
 
     #[inline(always)]

@@ -88,10 +88,54 @@ pub trait Frame {
     fn byte(view: Self::View, at: usize) -> u8;
     /// The big-endian number there.
     fn word(view: Self::View, at: usize) -> u16;
+    /// Four bytes there, as they lie in memory.
+    fn quad(view: Self::View, at: usize) -> u32;
     /// [`tagged`], in the kernel as a function of its own: the frames without tags are the many.
     fn tagged(&self, kind: u16) -> u32;
     /// [`extended`], likewise.
     fn extended(&self, next: u8, at: u64, end: u64) -> u32;
+}
+
+/// Where a class's counters lie behind the first one's, in bytes.
+pub const fn place(class: u32) -> usize {
+    class as usize * size_of::<Count>()
+}
+
+/// The [`place`] of what nearly every frame is, whole UDP and TCP without tags, options and extension headers, in as few
+/// instructions as possible; none if it is anything else.
+#[inline(always)]
+pub fn quick<F: Frame>(frame: &F) -> Option<usize> {
+    /// Ethertype, version and header length.
+    const KIND: u32 = u32::from_ne_bytes([0xff, 0xff, 0xff, 0]);
+    const PLAIN4: u32 = u32::from_ne_bytes([0x08, 0x00, 0x45, 0]);
+    /// All of the place in a fragmented packet but "don't fragment", and the protocol.
+    const INSIDE: u32 = u32::from_ne_bytes([0x3f, 0xff, 0, 0xff]);
+    const UDP4: u32 = u32::from_ne_bytes([0, 0, 0, 17]);
+    const TCP4: u32 = u32::from_ne_bytes([0, 0, 0, 6]);
+    /// Ethertype and version.
+    const KIND6: u32 = u32::from_ne_bytes([0xff, 0xff, 0xf0, 0]);
+    const PLAIN6: u32 = u32::from_ne_bytes([0x86, 0xdd, 0x60, 0]);
+
+    let header = frame.view(0, 34)?;
+    if F::quad(header, ETHERTYPE) & KIND == PLAIN4 {
+        let (place, least) = match F::quad(header, 20) & INSIDE {
+            UDP4 => (place(IPV4 + UDP), 28),
+            TCP4 => (place(IPV4 + TCP), 40),
+            _ => return None,
+        };
+        let total = u64::from(F::word(header, 16));
+        (least <= total && total + ETHERNET <= frame.length()).then_some(place)
+    } else if F::quad(header, ETHERTYPE) & KIND6 == PLAIN6 {
+        let (place, least) = match F::byte(header, 20) {
+            17 => (place(IPV6 + UDP), 8),
+            6 => (place(IPV6 + TCP), 20),
+            _ => return None,
+        };
+        let payload = u64::from(F::word(header, 18));
+        (least <= payload && payload + ETHERNET + 40 <= frame.length()).then_some(place)
+    } else {
+        None
+    }
 }
 
 /// Which counters a frame adds to: a class and marks.
@@ -275,6 +319,10 @@ impl<'a> Frame for &'a [u8] {
 
     fn word(view: &'a [u8], at: usize) -> u16 {
         u16::from_be_bytes([view[at], view[at + 1]])
+    }
+
+    fn quad(view: &'a [u8], at: usize) -> u32 {
+        u32::from_ne_bytes([view[at], view[at + 1], view[at + 2], view[at + 3]])
     }
 
     fn tagged(&self, kind: u16) -> u32 {

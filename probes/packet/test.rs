@@ -7,7 +7,8 @@ use sidecar_core::{Collector as _, Interface, Options, Rows, Snapshot, Start, Va
 use super::{
     collect::Frames,
     shared::{
-        ARP, Counters, FIRST_MARK, FRAGMENT4, MALFORMED, MARKS, OTHER, STACKED, TAGGED, UNREAD, verdict,
+        ARP, Counters, FIRST_MARK, FRAGMENT4, MALFORMED, MARKS, OTHER, STACKED, TAGGED, UNREAD, place, quick,
+        verdict,
     },
 };
 use crate::{fake::FakeKernel, plain::as_bytes};
@@ -134,6 +135,7 @@ fn a_value_of_another_size_is_an_error_and_no_panic() {
 
 /// A verdict is one of the classes and known marks, and fits together.
 fn is_sound(frame: &[u8]) {
+    agrees(frame);
     let verdict = verdict(&frame);
     let class = verdict & 15;
     assert!(
@@ -207,4 +209,40 @@ fn an_address_resolution_of_other_lengths_must_fit_its_frame() {
     assert_eq!(verdict(&frame.as_slice()), ARP);
     frame.pop();
     assert_eq!(verdict(&frame.as_slice()), ARP | MALFORMED);
+}
+
+#[test]
+fn what_is_recognised_quickly_is_what_a_closer_look_finds() {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+    frame.extend([0x45, 0, 0, 128, 0, 0, 0x40, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2]);
+    frame.resize(14 + 128, 0);
+    assert_eq!(quick(&frame.as_slice()), Some(place(1)));
+    // Every value of every byte of the headers, and every length.
+    for at in 12..34 {
+        for value in 0..=255 {
+            for length in [20, 33, 34, 41, 42, 53, 54, 61, 62, 141, 142] {
+                let mut frame = frame.clone();
+                frame[at] = value;
+                agrees(&frame[..length]);
+            }
+        }
+    }
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd, 0x6a, 1, 2, 3, 0, 60, 6];
+    frame.resize(14 + 40 + 60, 0);
+    assert_eq!(quick(&frame.as_slice()), Some(place(4)));
+    for at in 12..54 {
+        for value in 0..=255 {
+            for length in [34, 53, 54, 61, 62, 73, 74, 113, 114] {
+                let mut frame = frame.clone();
+                frame[at] = value;
+                agrees(&frame[..length]);
+            }
+        }
+    }
+}
+
+fn agrees(frame: &[u8]) {
+    if let Some(found) = quick(&frame) {
+        assert_eq!(found, place(verdict(&frame)), "{frame:02x?}");
+    }
 }
