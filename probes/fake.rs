@@ -18,6 +18,8 @@ pub(crate) struct FakeKernel {
     pub(crate) maps: RefCell<HashMap<String, Entries>>,
     pub(crate) rings: HashMap<String, Vec<Vec<u8>>>,
     pub(crate) iterators: HashMap<String, Vec<u8>>,
+    /// Sums of per-CPU counters, by map and slot.
+    pub(crate) sums: HashMap<(&'static str, u32), u64>,
     /// Iterators that were run, in order.
     pub(crate) runs: RefCell<Vec<String>>,
     pub(crate) now: Duration,
@@ -66,8 +68,9 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    fn per_cpu_sum(&self, _map: &str, _index: u32) -> Result<u64, KernelError> {
-        Ok(0)
+    fn per_cpu_sum(&self, map: &str, index: u32) -> Result<u64, KernelError> {
+        let found = self.sums.iter().find(|((name, slot), _)| *name == map && *slot == index);
+        Ok(found.map_or(0, |(_, sum)| *sum))
     }
 
     fn run_iterator(&self, program: &str, out: &mut Vec<u8>) -> Result<(), KernelError> {

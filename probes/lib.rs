@@ -2,6 +2,7 @@
 //! stands outside its folder.
 
 pub mod connection;
+pub mod exec;
 #[cfg(test)]
 mod fake;
 pub mod packet;
@@ -10,7 +11,7 @@ mod plain;
 use sidecar_core::Probe;
 
 /// Every probe, in the order shown to users.
-pub static PROBES: &[&Probe] = &[&connection::PROBE, &packet::PROBE];
+pub static PROBES: &[&Probe] = &[&connection::PROBE, &exec::PROBE, &packet::PROBE];
 
 include!(concat!(env!("OUT_DIR"), "/objects.rs"));
 

@@ -230,6 +230,8 @@ pub struct Plan {
     pub map_sizes: Vec<(&'static str, u32)>,
     /// Constants besides the field table.
     pub constants: Vec<Constant>,
+    /// Names of the hooks this configuration has no use for: they are left alone and not missed.
+    pub without: Vec<&'static str>,
     /// For [`Via::Xdp`].
     pub interfaces: Interfaces,
 }

@@ -9,6 +9,7 @@ mod events;
 mod listing;
 mod load;
 mod serve;
+mod trace;
 
 use std::{env, process::ExitCode};
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Invocation::Probes(args, format) => {
             with_config(&args, |config| print(&listing::probes(config, format)))
         }
+        Invocation::Trace(common, args) => trace::run(&common, &args),
         Invocation::ConfigCheck(args) => with_config(&args, |config| print(&config::verdict(config))),
         Invocation::ConfigPrint(args, format) => with_config(&args, |config| {
             print(&match format {

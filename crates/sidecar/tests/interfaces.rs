@@ -25,7 +25,9 @@ macro_rules! cable {
 const INTERVAL: [&str; 2] = ["--interval", "3600"];
 
 fn start(scratch: &Scratch, interfaces: &str, mode: &str) -> Agent {
-    Agent::start(&[["--config", &configuration(scratch, interfaces, mode)], INTERVAL].concat())
+    Agent::start(
+        &[["--config", &configuration(scratch, interfaces, mode)], INTERVAL, ["--no-probe", "exec"]].concat(),
+    )
 }
 
 fn frame() -> Vec<u8> {

@@ -65,7 +65,8 @@ impl Common {
         Ok(())
     }
 
-    /// Writes the archive for one kernel. `filter` chooses tests by name, as `cargo test` does.
+    /// Writes the archive for one kernel. `filter` chooses test programs by name or, if none has such a name, tests, as
+    /// `cargo test` does.
     pub(crate) fn write(&self, to: &Path, modules: &[Module], filter: Option<&str>) -> Result<()> {
         let file = File::create(to).with_context(|| format!("cannot write {}", to.display()))?;
         let mut archive = Archive::new(BufWriter::new(file));
@@ -102,6 +103,13 @@ impl Common {
 
     fn init(&self, filter: Option<&str>) -> String {
         let mut script = include_str!("init.sh").to_owned();
+        let is_program = |test: &&String| filter.is_some_and(|filter| test.contains(filter));
+        if self.tests.iter().any(|test| is_program(&test)) {
+            for test in self.tests.iter().filter(is_program) {
+                let _ = writeln!(script, "run {test}");
+            }
+            return script + "finish\n";
+        }
         let filter = filter.map(|filter| format!(" '{}'", filter.replace('\'', ""))).unwrap_or_default();
         for test in &self.tests {
             // Writing to a String cannot fail.

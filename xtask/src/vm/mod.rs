@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// Kernels by version or by Debian's suite: 5.10, 6.1, 6.12, newest; all if none is named
     #[arg(value_name = "KERNEL")]
     pub(crate) kernels: Vec<String>,
-    /// Only tests whose name contains this
+    /// Only test programs (`sidecar-execs`) or else tests whose name contains this
     #[arg(long, value_name = "TEXT")]
     pub(crate) filter: Option<String>,
 }

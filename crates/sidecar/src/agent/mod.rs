@@ -1,5 +1,6 @@
 //! Running the agent: configuration → load → tick → serve, and back down again.
 
+pub(crate) mod alone;
 mod log;
 mod own;
 mod privilege;

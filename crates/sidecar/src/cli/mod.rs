@@ -4,12 +4,17 @@ mod common;
 mod exit;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::{common::CommonArgs, exit::Exit};
+pub(crate) use self::{
+    common::CommonArgs,
+    exit::Exit,
+    trace::{TraceArgs, TraceFormat},
+};
 
 /// Version of the package.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -27,6 +32,8 @@ pub(crate) enum Invocation {
     Doctor(CommonArgs, Format),
     /// List the probes.
     Probes(CommonArgs, Format),
+    /// Show events as they happen.
+    Trace(CommonArgs, TraceArgs),
     /// Check the configuration.
     ConfigCheck(CommonArgs),
     /// Print the configuration in effect.
@@ -71,6 +78,7 @@ Examples:
   sidecar --pid 12345 --children       one process and its descendants
   sidecar --cgroup /system.slice/nginx.service --listen 0.0.0.0:9090
   curl http://127.0.0.1:9090/metrics   what it sees
+  sidecar trace exec --duration 10s    programs that are started now
   sidecar doctor                       what works on this machine, and why not
 
 Every flag has a key in the configuration file and a variable in the
@@ -100,6 +108,8 @@ enum Verb {
     Doctor(Answer),
     /// List the probes: what they measure, what they cost, what they need
     Probes(Answer),
+    /// Show events as they happen: programs that are started, connections that end, …
+    Trace(TraceArgs),
     /// Check or print the configuration
     Config {
         #[command(subcommand)]
@@ -157,6 +167,7 @@ pub(crate) fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Inv
         None => Invocation::Run(common),
         Some(Verb::Doctor(answer)) => Invocation::Doctor(common, answer.format),
         Some(Verb::Probes(answer)) => Invocation::Probes(common, answer.format),
+        Some(Verb::Trace(args)) => Invocation::Trace(common, args),
         Some(Verb::Config { verb: ConfigVerb::Check { file } }) => {
             let config = file.or(common.config);
             Invocation::ConfigCheck(CommonArgs { config, ..common })

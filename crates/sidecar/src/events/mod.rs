@@ -14,11 +14,12 @@ mod source;
 #[cfg(test)]
 mod test;
 
-use sidecar_core::{EventField, EventSpec, FieldKind};
+use sidecar_core::{Event, EventField, EventSpec, FieldKind};
 
 pub(crate) use self::{
     filter::Filter,
     hub::{Hub, METRICS},
+    json::line,
     pages::{index_page, schemas},
     queue::Subscription,
     source::Source,
@@ -43,6 +44,11 @@ pub(crate) static LOST: EventSpec = EventSpec {
         ),
     ],
 };
+
+/// The event that says that so many of a type were lost because the kernel side had no room.
+pub(crate) fn lost(kind: &'static str, count: u64) -> Event {
+    queue::lost(kind, RING_FULL, count)
+}
 
 /// Why events are lost: the kernel side had no room.
 const RING_FULL: &str = "ring_full";

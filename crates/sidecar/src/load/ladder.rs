@@ -19,8 +19,10 @@ pub(super) fn climb(machine: &Machine, probe: &'static Probe, mut object: Object
     if let Some(hook) = probe.hooks.iter().find(|hook| xdp::follows(hook)) {
         return follow(probe, hook, object, plan);
     }
-    let hooks: Vec<HookReport> = probe.hooks.iter().map(|hook| attach(machine, &mut object, hook)).collect();
-    let (state, reason) = judge(probe.hooks, &hooks);
+    let wanted: Vec<Hook> =
+        probe.hooks.iter().filter(|hook| !plan.without.contains(&hook.name)).copied().collect();
+    let hooks: Vec<HookReport> = wanted.iter().map(|hook| attach(machine, &mut object, hook)).collect();
+    let (state, reason) = judge(&wanted, &hooks);
     let advice = if state == ProbeState::Active { String::new() } else { explain::advice(&reason) };
     let runs = matches!(state, ProbeState::Active | ProbeState::Degraded);
     Loaded {

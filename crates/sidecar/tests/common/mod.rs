@@ -5,10 +5,12 @@
 pub(crate) mod agent;
 pub(crate) mod bpf;
 pub(crate) mod child;
+pub(crate) mod events;
 pub(crate) mod frames;
 pub(crate) mod net;
 pub(crate) mod netns;
 pub(crate) mod page;
+pub(crate) mod programs;
 
 use std::{
     fs,
