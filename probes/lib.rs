@@ -7,11 +7,12 @@ pub mod exec;
 mod fake;
 pub mod packet;
 mod plain;
+pub mod syscall;
 
 use sidecar_core::Probe;
 
 /// Every probe, in the order shown to users.
-pub static PROBES: &[&Probe] = &[&connection::PROBE, &exec::PROBE, &packet::PROBE];
+pub static PROBES: &[&Probe] = &[&connection::PROBE, &exec::PROBE, &packet::PROBE, &syscall::PROBE];
 
 include!(concat!(env!("OUT_DIR"), "/objects.rs"));
 

@@ -33,7 +33,7 @@ pub struct Interface {
 pub trait Kernel {
     /// Copies the value of `key` into `value`; false if there is none.
     fn lookup(&self, map: &str, key: &[u8], value: &mut [u8]) -> Result<bool, KernelError>;
-    /// Writes a value, adding the key if it is new.
+    /// Writes a value, adding the key if it is new. Queues have empty keys and take it as their last.
     fn update(&self, map: &str, key: &[u8], value: &[u8]) -> Result<(), KernelError>;
     /// Removes a key; false if there was none.
     fn delete(&self, map: &str, key: &[u8]) -> Result<bool, KernelError>;
@@ -46,6 +46,14 @@ pub trait Kernel {
     ) -> Result<(), KernelError>;
     /// The values of one slot of a per-CPU `u64` array, added up.
     fn per_cpu_sum(&self, map: &str, index: u32) -> Result<u64, KernelError>;
+    /// Appends the values of one slot of a per-CPU array, one CPU after the other; each takes a multiple of eight bytes.
+    fn per_cpu(&self, map: &str, _index: u32, _out: &mut Vec<u8>) -> Result<(), KernelError> {
+        Err(KernelError { what: format!("reading map {map}"), cause: std::io::ErrorKind::Unsupported.into() })
+    }
+    /// Clears one slot of a per-CPU array on every CPU.
+    fn clear_per_cpu(&self, map: &str, _index: u32) -> Result<(), KernelError> {
+        Err(KernelError { what: format!("clearing map {map}"), cause: std::io::ErrorKind::Unsupported.into() })
+    }
     /// Runs an attached iterator program once and returns everything it wrote.
     fn run_iterator(&self, program: &str, out: &mut Vec<u8>) -> Result<(), KernelError>;
     /// Sees which interfaces have come and gone, then visits the value of `map`'s only entry for each: all CPUs' values

@@ -42,6 +42,11 @@ impl Handle {
     fn fd(&self) -> BorrowedFd<'_> {
         self.data.fd().as_fd()
     }
+
+    /// Bytes of a value of a per-CPU map, of all CPUs together.
+    fn all_cpus(&self) -> usize {
+        (self.info.value_size as usize).next_multiple_of(8) * possible_cpus()
+    }
 }
 
 /// A loaded object. Dropping it detaches everything.
@@ -148,6 +153,7 @@ fn is_ours(map: &Map) -> bool {
             | Map::PerCpuLruHashMap(_)
             | Map::LpmTrie(_)
             | Map::StackTraceMap(_)
+            | Map::Queue(_)
     )
 }
 
@@ -160,7 +166,8 @@ fn data_of(map: Map) -> Option<MapData> {
         | Map::PerCpuHashMap(data)
         | Map::PerCpuLruHashMap(data)
         | Map::LpmTrie(data)
-        | Map::StackTraceMap(data) => Some(data),
+        | Map::StackTraceMap(data)
+        | Map::Queue(data) => Some(data),
         _ => None,
     }
 }
@@ -212,6 +219,21 @@ impl Kernel for Object {
             .map_err(|cause| failed(format!("reading map {map}"), cause))?;
         let values = values.chunks_exact(8).filter_map(|value| value.try_into().ok());
         Ok(values.map(u64::from_ne_bytes).fold(0, u64::wrapping_add))
+    }
+
+    fn per_cpu(&self, map: &str, index: u32, out: &mut Vec<u8>) -> Result<(), KernelError> {
+        let handle = self.handle(map)?;
+        let begin = out.len();
+        out.resize(begin + handle.all_cpus(), 0);
+        sys::lookup(handle.fd(), &index.to_ne_bytes(), &mut out[begin..])
+            .map(drop)
+            .map_err(|cause| failed(format!("reading map {map}"), cause))
+    }
+
+    fn clear_per_cpu(&self, map: &str, index: u32) -> Result<(), KernelError> {
+        let handle = self.handle(map)?;
+        sys::update(handle.fd(), &index.to_ne_bytes(), &vec![0; handle.all_cpus()])
+            .map_err(|cause| failed(format!("clearing map {map}"), cause))
     }
 
     fn run_iterator(&self, program: &str, out: &mut Vec<u8>) -> Result<(), KernelError> {

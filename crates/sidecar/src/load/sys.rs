@@ -38,9 +38,10 @@ struct Element {
     flags: u64,
 }
 
-fn element(command: i32, map: BorrowedFd<'_>, key: *const u8, value: *const u8) -> io::Result<()> {
-    let mut attr =
-        Element { map_fd: map.as_raw_fd() as u32, pad: 0, key: key as u64, value: value as u64, flags: 0 };
+fn element(command: i32, map: BorrowedFd<'_>, key: &[u8], value: *const u8) -> io::Result<()> {
+    // A queue has no keys, and the kernel refuses a pointer to one.
+    let key = if key.is_empty() { 0 } else { key.as_ptr() as u64 };
+    let mut attr = Element { map_fd: map.as_raw_fd() as u32, pad: 0, key, value: value as u64, flags: 0 };
     bpf(command, &mut attr).map(drop)
 }
 
@@ -54,17 +55,17 @@ fn absent(result: io::Result<()>) -> io::Result<bool> {
 
 /// Copies a value out; false if the key is not there. `key` and `value` have the map's sizes.
 pub(super) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
-    absent(element(MAP_LOOKUP_ELEM, map, key.as_ptr(), value.as_mut_ptr()))
+    absent(element(MAP_LOOKUP_ELEM, map, key, value.as_mut_ptr()))
 }
 
 /// Writes a value.
 pub(super) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
-    element(MAP_UPDATE_ELEM, map, key.as_ptr(), value.as_ptr())
+    element(MAP_UPDATE_ELEM, map, key, value.as_ptr())
 }
 
 /// Removes a key; false if it was not there.
 pub(super) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool> {
-    absent(element(MAP_DELETE_ELEM, map, key.as_ptr(), std::ptr::null()))
+    absent(element(MAP_DELETE_ELEM, map, key, std::ptr::null()))
 }
 
 /// `struct { in_batch; out_batch; keys; values; __u32 count; __u32 map_fd; __u64 elem_flags; __u64 flags; }`

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+//! Counts system calls as they return. The path of nearly every call has no hash lookup and no checked read: the task's
+//! slot is in a cache at an address known when the program is loaded, the count in a small per-CPU table.
+#![no_std]
+#![no_main]
+
+mod kernel_slots;
+mod kernel_table;
+#[expect(dead_code, reason = "what only the collector needs is not used here")]
+mod shared;
+
+use aya_ebpf::{
+    bindings::BPF_ANY,
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    macros::{btf_tracepoint, map, raw_tracepoint},
+    maps::LruHashMap,
+    programs::{BtfTracePointContext, RawTracePointContext},
+};
+use kernel_slots::{FIELDS, cached, forget, forget_all, is_newborn, resolve};
+use shared::{ASIDE_ENTRIES, Begun, CACHED_TASKS, ERRNO_SHIFT, HIDDEN, KEY_COMPAT, MAX_ERRNO, SLOT_LIMIT, place};
+use sidecar_ebpf::{
+    current, field,
+    mem::{Checked, Mem, Typed},
+};
+
+/// Bit of `task_struct.thread_info` that says 32-bit call: `TIF_32BIT` on aarch64, `TS_COMPAT` on x86.
+const COMPAT: u32 = if cfg!(bpf_target_arch = "aarch64") { 1 << 22 } else { 2 };
+
+/// Calls under way by their task. Not in the state: that one the agent overwrites.
+#[unsafe(link_section = ".bss.begun")]
+static mut BEGUN: [Begun; CACHED_TASKS] = [Begun { task: 0, at: 0 }; CACHED_TASKS];
+#[map]
+static ASIDE: LruHashMap<u64, u64> = LruHashMap::with_max_entries(ASIDE_ENTRIES, 0);
+
+/// Kernel: `TP_PROTO(struct pt_regs *regs, long ret)`, all versions. Runs in the calling task, which is not interrupted
+/// by another one's call on this CPU.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn exit_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    on_exit::<Typed>(ctx.arg(0), ctx.arg(1), false);
+    0
+}
+
+/// The same hook where typed tracepoints are refused.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn exit_raw_tp(ctx: RawTracePointContext) -> i32 {
+    on_exit::<Checked>(ctx.arg(0), ctx.arg(1), false);
+    0
+}
+
+/// The end of a call whose beginning was looked at too.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn timed_exit_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    on_exit::<Typed>(ctx.arg(0), ctx.arg(1), true);
+    0
+}
+
+/// The same hook where typed tracepoints are refused.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn timed_exit_raw_tp(ctx: RawTracePointContext) -> i32 {
+    on_exit::<Checked>(ctx.arg(0), ctx.arg(1), true);
+    0
+}
+
+/// Kernel: `TP_PROTO(struct pt_regs *regs, long id)`, all versions. Only attached for latencies.
+#[btf_tracepoint(function = "sys_enter")]
+pub fn enter_tp_btf(_: BtfTracePointContext) -> i32 {
+    begin();
+    0
+}
+
+/// The same hook where typed tracepoints are refused.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn enter_raw_tp(_: RawTracePointContext) -> i32 {
+    begin();
+    0
+}
+
+/// Kernel: `TP_PROTO(struct task_struct *parent, struct task_struct *child)`, all versions. Before the child runs: its
+/// id may have been another task's.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn fork_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    forget::<Typed>(ctx.arg(1));
+    0
+}
+
+/// The same hook where typed tracepoints are refused.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn fork_raw_tp(ctx: RawTracePointContext) -> i32 {
+    forget::<Checked>(ctx.arg(1));
+    0
+}
+
+/// Kernel: `TP_PROTO(struct task_struct *task, const char *comm)`, all versions. Every exec and `PR_SET_NAME`.
+#[btf_tracepoint(function = "task_rename")]
+pub fn rename_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    on_rename::<Typed>(ctx.arg(0));
+    0
+}
+
+/// The same hook where typed tracepoints are refused.
+#[raw_tracepoint(tracepoint = "task_rename")]
+pub fn rename_raw_tp(ctx: RawTracePointContext) -> i32 {
+    on_rename::<Checked>(ctx.arg(0));
+    0
+}
+
+/// Kernel: `TP_PROTO(struct cgroup *dst_cgrp, const char *path, struct task_struct *task, bool threadgroup)`.
+#[raw_tracepoint(tracepoint = "cgroup_attach_task")]
+pub fn cgroup_raw_tp(_: RawTracePointContext) -> i32 {
+    forget_all();
+    0
+}
+
+#[inline(always)]
+fn on_exit<M: Mem>(regs: *const u8, result: i64, timed: bool) {
+    // SAFETY: offsets of `struct pt_regs` and `struct task_struct`. The number's low half on both architectures.
+    let number = unsafe { M::read::<u32>(regs, field!(FIELDS.number)) };
+    let (task, mode) = current::members::<u32, u32>(field!(FIELDS.pid), field!(FIELDS.mode));
+    let mut slot = cached(task);
+    if slot >= SLOT_LIMIT {
+        if result == 0 && is_newborn::<M>(regs, number, mode & COMPAT != 0) {
+            return;
+        }
+        slot = resolve(task);
+    }
+    if slot == HIDDEN as u64 {
+        return;
+    }
+    let mut key = slot << 32 | u64::from(number);
+    if mode & COMPAT != 0 {
+        key |= KEY_COMPAT;
+    }
+    if result < 0 && result >= -(MAX_ERRNO as i64) {
+        key |= result.wrapping_neg().cast_unsigned() << ERRNO_SHIFT;
+    }
+    if timed {
+        kernel_table::count_timed(key, end(task));
+    } else {
+        kernel_table::count(key);
+    }
+}
+
+#[inline(always)]
+fn on_rename<M: Mem>(task: *const u8) {
+    // SAFETY: offsets of `struct task_struct` and `struct signal_struct`.
+    let (is_leader, threads) = unsafe {
+        let signal = M::read::<u64>(task, field!(FIELDS.signal)) as *const u8;
+        let pid = M::read::<u32>(task, field!(FIELDS.pid));
+        (pid == M::read::<u32>(task, field!(FIELDS.tgid)), M::read::<u32>(signal, field!(FIELDS.threads)))
+    };
+    // The name of all of its threads.
+    if is_leader && threads > 1 {
+        forget_all();
+    } else {
+        forget::<M>(task);
+    }
+}
+
+#[inline(always)]
+fn begun(task: u32) -> *mut Begun {
+    // SAFETY: within the array.
+    unsafe { (&raw mut BEGUN).cast::<Begun>().add(place(task)) }
+}
+
+#[inline(always)]
+fn begin() {
+    let task = bpf_get_current_pid_tgid() as u32;
+    let place = begun(task);
+    // SAFETY: a valid place. Two tasks that share one and begin at the same instant may mix up their times, which differ by
+    // that instant.
+    unsafe {
+        let known = (&raw const (*place).task).read_volatile();
+        if known != 0 && known != u64::from(task) {
+            set_aside(known, (&raw const (*place).at).read_volatile());
+        }
+        (&raw mut (*place).at).write_volatile(bpf_ktime_get_ns());
+        (&raw mut (*place).task).write_volatile(u64::from(task));
+    }
+}
+
+/// Keeps the beginning of a call whose place is needed. It may also be one that never returns, such as `exit`.
+#[inline(never)]
+fn set_aside(task: u64, at: u64) {
+    let _ = ASIDE.insert(task, at, u64::from(BPF_ANY));
+}
+
+/// Nanoseconds since the call began; `None` if that was not seen.
+#[inline(always)]
+fn end(task: u32) -> Option<u64> {
+    let place = begun(task);
+    let task = u64::from(task);
+    // SAFETY: a valid place.
+    let at = unsafe {
+        if (&raw const (*place).task).read_volatile() == task {
+            (&raw mut (*place).task).write_volatile(0);
+            (&raw const (*place).at).read_volatile()
+        } else {
+            from_aside(task)
+        }
+    };
+    // SAFETY: no arguments, always succeeds.
+    (at != 0).then(|| unsafe { bpf_ktime_get_ns() }.wrapping_sub(at))
+}
+
+#[inline(never)]
+fn from_aside(task: u64) -> u64 {
+    // SAFETY: copied at once.
+    let at = unsafe { ASIDE.get(task) }.copied().unwrap_or(0);
+    if at != 0 {
+        let _ = ASIDE.remove(task);
+    }
+    at
+}
