@@ -231,6 +231,15 @@ fn script(name: &str, plan: &Plan, others: &[String]) -> Result<(Script, Vec<Str
     }
     script.line("end");
     variants.push(name.to_owned());
+    for option in &plan.also {
+        let variant = format!("{name}, {option}");
+        let setting = format!("SIDECAR_PROBES__{}__{}", name.to_uppercase(), uppercase_name(option));
+        script.line(format!("beside_agent '{variant}' env {setting} sidecar --probe {name} {}", only.join(" ")));
+        script.line("sleep 65");
+        measure(&mut script);
+        script.line("end");
+        variants.push(variant);
+    }
     for other in others {
         script.line(format!("beside '{other}' {other}"));
         measure(&mut script);
@@ -240,6 +249,12 @@ fn script(name: &str, plan: &Plan, others: &[String]) -> Result<(Script, Vec<Str
     script.line(format!("alone '{AFTER}'"));
     measure(&mut script);
     Ok((script, variants))
+}
+
+/// `name=value` as it stands in a variable of the environment.
+fn uppercase_name(option: &str) -> String {
+    let (name, value) = option.split_once('=').unwrap_or((option, "true"));
+    format!("{}={value}", name.to_uppercase())
 }
 
 /// Debian's libbpf-tools, unpacked and not installed.

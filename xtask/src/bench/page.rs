@@ -47,7 +47,11 @@ pub(super) fn probe(results: &ProbeResults) -> String {
     });
     let by = results.workloads.first().map(|workload| workload.added.iter().map(|added| added.by.as_str()));
     for by in by.into_iter().flatten() {
-        let name = if by == results.probe { format!("**{by}** (kernel and agent)") } else { by.to_owned() };
+        let name = match by.strip_prefix(&results.probe) {
+            Some("") => format!("**{by}** (kernel and agent)"),
+            Some(option) if option.starts_with(',') => format!("**{}**{option}", results.probe),
+            _ => by.to_owned(),
+        };
         row(&name, &|index| {
             let added = results.workloads[index].added.iter().find(|added| added.by == by);
             added.map_or_else(String::new, |added| {

@@ -48,6 +48,9 @@ pub(super) struct Plan {
     /// Programs of Debian's libbpf-tools that tell the same things, with their arguments.
     #[serde(default)]
     pub(super) others: Vec<String>,
+    /// The probe's options, as `name=value`, each of which is measured as well.
+    #[serde(default)]
+    pub(super) also: Vec<String>,
     /// Work that makes the agent itself busy.
     pub(super) agent: Option<Busy>,
 }
