@@ -33,11 +33,11 @@ impl Syscalls {
             tables: Tables::new(&sizes),
             slots: Slots::new(start, &sizes),
             series: Table::new(start),
-            state: Box::new(State { first_page: 0, page_mask: 0, ready: 1, slots: [0; CACHED_TASKS] }),
+            state: Box::new(State { first_page: 0, page_mask: 0, ready: 1, accounts: [0; CACHED_TASKS] }),
         }
     }
 
-    /// Tells the programs where to count, and makes them forget every task's slot: a task may have changed its name, its
+    /// Tells the programs where to count, and makes them forget every task's account: a task may have changed its name, its
     /// cgroup or its parents without our noticing, and it costs each of them one look-up.
     fn refresh(&mut self, kernel: &dyn Kernel) -> Result<(), CollectError> {
         self.state.first_page = self.tables.first_page();

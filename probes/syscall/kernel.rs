@@ -17,9 +17,11 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, RawTracePointContext},
 };
 use kernel_slots::{FIELDS, cached, forget, forget_all, is_newborn, resolve};
-use shared::{ASIDE_ENTRIES, Begun, CACHED_TASKS, ERRNO_SHIFT, HIDDEN, KEY_COMPAT, MAX_ERRNO, SLOT_LIMIT, place};
+use shared::{
+    ACCOUNT_LIMIT, ASIDE_ENTRIES, Begun, CACHED_TASKS, HIDDEN, Key, MAX_ERRNO, place, plain_key,
+};
 use sidecar_ebpf::{
-    current, field,
+    field,
     mem::{Checked, Mem, Typed},
 };
 
@@ -36,28 +38,28 @@ static ASIDE: LruHashMap<u64, u64> = LruHashMap::with_max_entries(ASIDE_ENTRIES,
 /// by another one's call on this CPU.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn exit_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    on_exit::<Typed>(ctx.arg(0), ctx.arg(1), false);
+    on_exit::<Typed>(&ctx, false);
     0
 }
 
 /// The same hook where typed tracepoints are refused.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn exit_raw_tp(ctx: RawTracePointContext) -> i32 {
-    on_exit::<Checked>(ctx.arg(0), ctx.arg(1), false);
+    on_exit::<Checked>(&ctx, false);
     0
 }
 
 /// The end of a call whose beginning was looked at too.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn timed_exit_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    on_exit::<Typed>(ctx.arg(0), ctx.arg(1), true);
+    on_exit::<Typed>(&ctx, true);
     0
 }
 
 /// The same hook where typed tracepoints are refused.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn timed_exit_raw_tp(ctx: RawTracePointContext) -> i32 {
-    on_exit::<Checked>(ctx.arg(0), ctx.arg(1), true);
+    on_exit::<Checked>(&ctx, true);
     0
 }
 
@@ -112,31 +114,77 @@ pub fn cgroup_raw_tp(_: RawTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn on_exit<M: Mem>(regs: *const u8, result: i64, timed: bool) {
-    // SAFETY: offsets of `struct pt_regs` and `struct task_struct`. The number's low half on both architectures.
+fn on_exit<M: Mem>(ctx: &impl Arguments, timed: bool) {
+    let (task, mode) = caller::<M>();
+    let account = cached(task);
+    let (regs, result) = ctx.exit();
+    if account >= ACCOUNT_LIMIT || mode & COMPAT != 0 || result < 0 {
+        return if timed { rarely::<M, true>(regs, result) } else { rarely::<M, false>(regs, result) };
+    }
+    // SAFETY: an offset of `struct pt_regs`; on both architectures the number's low half.
+    let key = plain_key(account, unsafe { M::read::<u32>(regs, field!(FIELDS.number)) });
+    let page = (account >> 16) as u32;
+    if timed {
+        kernel_table::time_plain(key, page, end(task));
+    } else {
+        kernel_table::count_plain(key, page);
+    }
+}
+
+/// All but successful native calls of tasks whose account is known.
+#[inline(never)]
+fn rarely<M: Mem, const TIMED: bool>(regs: *const u8, result: i64) {
+    // SAFETY: an offset of `struct pt_regs`; on both architectures the number's low half.
     let number = unsafe { M::read::<u32>(regs, field!(FIELDS.number)) };
-    let (task, mode) = current::members::<u32, u32>(field!(FIELDS.pid), field!(FIELDS.mode));
-    let mut slot = cached(task);
-    if slot >= SLOT_LIMIT {
-        if result == 0 && is_newborn::<M>(regs, number, mode & COMPAT != 0) {
+    let (task, mode) = caller::<M>();
+    let compat = mode & COMPAT != 0;
+    let mut account = cached(task);
+    if account > HIDDEN {
+        if result == 0 && is_newborn(regs, number, compat) {
             return;
         }
-        slot = resolve(task);
+        account = resolve(task);
     }
-    if slot == HIDDEN as u64 {
+    if account == HIDDEN {
         return;
     }
-    let mut key = slot << 32 | u64::from(number);
-    if mode & COMPAT != 0 {
-        key |= KEY_COMPAT;
-    }
-    if result < 0 && result >= -(MAX_ERRNO as i64) {
-        key |= result.wrapping_neg().cast_unsigned() << ERRNO_SHIFT;
-    }
-    if timed {
-        kernel_table::count_timed(key, end(task));
+    let errno = if result < 0 && result >= -MAX_ERRNO { result.wrapping_neg() as u32 } else { 0 };
+    let key = if compat || errno != 0 {
+        Key { slot: account as u32 & 0xffff, number, compat, errno }.special()
+    } else {
+        plain_key(account, number)
+    };
+    if TIMED {
+        kernel_table::time(key, end(task).unwrap_or(kernel_table::UNTIMED));
     } else {
         kernel_table::count(key);
+    }
+}
+
+/// Id of the running task, and the member that says whether its call is a 32-bit one.
+#[inline(always)]
+fn caller<M: Mem>() -> (u32, u32) {
+    let task = M::current();
+    // SAFETY: offsets of `struct task_struct`.
+    unsafe { (M::read::<u32>(task, field!(FIELDS.pid)), M::read::<u32>(task, field!(FIELDS.mode))) }
+}
+
+/// A context whose arguments are those of `sys_exit`.
+trait Arguments {
+    fn exit(&self) -> (*const u8, i64);
+}
+
+impl Arguments for BtfTracePointContext {
+    #[inline(always)]
+    fn exit(&self) -> (*const u8, i64) {
+        (self.arg(0), self.arg(1))
+    }
+}
+
+impl Arguments for RawTracePointContext {
+    #[inline(always)]
+    fn exit(&self) -> (*const u8, i64) {
+        (self.arg(0), self.arg(1))
     }
 }
 

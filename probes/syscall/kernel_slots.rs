@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
-//! From a task to its slot: the number its label set counts under. Finding out who a task is and whether the user wants to
+//! From a task to its account: the slot its label set counts under, and where. Finding out who a task is and whether the user wants to
 //! see it costs some hundred instructions, so it is done once and remembered until something about the task changes.
 
 use aya_ebpf::{
@@ -16,7 +16,7 @@ use sidecar_ebpf::{
 
 use crate::shared::{
     CACHED_TASKS, Constants, Fields, HIDDEN, MAX_SLOTS, OTHER, SlotKey, State, WITH_CGROUP, WITH_COMM, WITH_PID,
-    cache_word, place,
+    account, cache_word, place,
 };
 
 #[unsafe(no_mangle)]
@@ -25,7 +25,7 @@ pub static FIELDS: Fields = Fields::UNRESOLVED;
 static CONSTANTS: Constants = Constants { forks: [0; 4], compat_forks: [0; 4], labels: 0 };
 
 #[unsafe(no_mangle)]
-pub static mut STATE: State = State { first_page: 0, page_mask: 0, ready: 0, slots: [0; CACHED_TASKS] };
+pub static mut STATE: State = State { first_page: 0, page_mask: 0, ready: 0, accounts: [0; CACHED_TASKS] };
 
 /// Label sets and their slots.
 #[map]
@@ -34,41 +34,49 @@ static SLOTS: HashMap<SlotKey, u32> = HashMap::with_max_entries(MAX_SLOTS, 0);
 #[map]
 static FREE: Queue<u32> = Queue::with_max_entries(MAX_SLOTS, 0);
 
-/// What the cache holds of a task: its slot, or a number too large for one.
+/// What the cache holds of a task: its account, [`HIDDEN`], or a larger number for nothing.
 #[inline(always)]
 pub fn cached(task: u32) -> u64 {
     // SAFETY: within the array; a word is read whole.
-    unsafe { slot_of(place(task)).read_volatile() ^ cache_word(task) }
+    unsafe { account_of(place(task)).read_volatile() ^ cache_word(task) }
 }
 
 #[inline(always)]
-fn slot_of(index: usize) -> *mut u64 {
+fn account_of(index: usize) -> *mut u64 {
     // SAFETY: `place` and the loop below stay within the array.
-    unsafe { (&raw mut STATE.slots).cast::<u64>().add(index) }
+    unsafe { (&raw mut STATE.accounts).cast::<u64>().add(index) }
 }
 
-/// Finds the slot of the running task and remembers it.
+/// Finds the account of the running task and remembers it.
 #[inline(never)]
 pub fn resolve(task: u32) -> u64 {
-    // SAFETY: a word the agent writes once.
-    if unsafe { (&raw const STATE.ready).read_volatile() } == 0 {
-        return u64::from(HIDDEN);
+    // SAFETY: words the agent writes whole.
+    let (ready, first, mask) = unsafe {
+        (
+            (&raw const STATE.ready).read_volatile(),
+            (&raw const STATE.first_page).read_volatile(),
+            (&raw const STATE.page_mask).read_volatile(),
+        )
+    };
+    if ready == 0 {
+        return HIDDEN;
     }
     let mut owner = current::owner();
-    let slot = if scope::active().is_some() && !scope::passes_task(current::task(), &owner) {
+    let account = if scope::active().is_some() && !scope::passes_task(current::task(), &owner) {
         HIDDEN
     } else {
-        mask(&mut owner);
-        assign(&owner)
+        mask_labels(&mut owner);
+        let slot = assign(&owner);
+        account(slot, (first + (u64::from(slot) & mask)) as u32)
     };
     // SAFETY: within the array; one word, so that another CPU sees this task or another, never a mixture.
-    unsafe { slot_of(place(task)).write_volatile(cache_word(task) | u64::from(slot)) };
-    u64::from(slot)
+    unsafe { account_of(place(task)).write_volatile(cache_word(task) | account) };
+    account
 }
 
 /// Leaves in it what is a label.
 #[inline(always)]
-fn mask(owner: &mut Owner) {
+fn mask_labels(owner: &mut Owner) {
     let labels = constant(&CONSTANTS.labels);
     let owner = core::ptr::from_mut(owner);
     // SAFETY: a valid reference; the name is aligned to a word, as all of `Owner` is.
@@ -104,22 +112,22 @@ fn assign(key: &SlotKey) -> u32 {
     unsafe { SLOTS.get(key) }.copied().unwrap_or(OTHER)
 }
 
-/// Forgets the slot of a task.
+/// Forgets the account of a task.
 #[inline(always)]
 pub fn forget<M: Mem>(task: *const u8) {
     // SAFETY: an offset of `struct task_struct`; within the array.
     unsafe {
         let task = M::read::<u32>(task, field!(FIELDS.pid));
-        slot_of(place(task)).write_volatile(0);
+        account_of(place(task)).write_volatile(0);
     }
 }
 
-/// Forgets all slots: rare enough to do it the simple way.
+/// Forgets all accounts: rare enough to do it the simple way.
 #[inline(never)]
 pub fn forget_all() {
     for index in 0..CACHED_TASKS {
         // SAFETY: within the array.
-        unsafe { slot_of(index).write_volatile(0) };
+        unsafe { account_of(index).write_volatile(0) };
     }
 }
 
@@ -127,7 +135,7 @@ pub fn forget_all() {
 /// with 0, which its parent never does; a program the kernel has started by itself from none. Only asked where the cache
 /// knows nothing of the task, which is always so with a new one.
 #[inline(always)]
-pub fn is_newborn<M: Mem>(regs: *const u8, number: u32, compat: bool) -> bool {
+pub fn is_newborn(regs: *const u8, number: u32, compat: bool) -> bool {
     let forks = if compat { &CONSTANTS.compat_forks } else { &CONSTANTS.forks };
     let mut is_fork = false;
     for fork in forks {

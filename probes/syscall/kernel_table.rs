@@ -7,7 +7,7 @@ use aya_ebpf::{macros::map, maps::PerCpuArray};
 use crate::{
     kernel_slots::STATE,
     shared::{
-        CELLS, Cell, ERRNO_SHIFT, KEY_COMPAT, PROBES, REST_ENTRIES, REST_PER_PAGE, Rest, TIMED_CELLS, TimedCell, bucket, hash,
+        self, CELLS, Cell, Key, PROBES, REST_ENTRIES, REST_PER_PAGE, Rest, TIMED_CELLS, TimedCell, bucket, hash,
         interrupted, rest_index,
     },
 };
@@ -32,23 +32,24 @@ impl Keyed for TimedCell {
     const PER_PAGE: u64 = TIMED_CELLS as u64;
 }
 
-/// Counts a call.
+/// Counts a plain call.
 #[inline(always)]
-pub fn count(key: u64) {
-    let Some(page) = CALLS.get_ptr_mut(page(key)) else { return };
+pub fn count_plain(key: u64, page: u32) {
+    let Some(page) = CALLS.get_ptr_mut(page) else { return };
     let cell = cell::<Cell>(page.cast(), hash(key));
     // SAFETY: a live map value of this CPU.
     unsafe {
         if (*cell).key == key {
             (*cell).calls += 1;
         } else {
-            count_elsewhere(key);
+            count(key);
         }
     }
 }
 
+/// Counts a call.
 #[inline(never)]
-fn count_elsewhere(key: u64) {
+pub fn count(key: u64) {
     let Some(page) = CALLS.get_ptr_mut(page(key)) else { return };
     match find::<Cell>(page.cast(), key) {
         // SAFETY: a live map value of this CPU.
@@ -57,23 +58,28 @@ fn count_elsewhere(key: u64) {
     }
 }
 
-/// Counts a call and how long it took.
+/// Counts a plain call and how long it took.
 #[inline(always)]
-pub fn count_timed(key: u64, nanos: Option<u64>) {
-    let Some(page) = TIMED_CALLS.get_ptr_mut(page(key)) else { return };
+pub fn time_plain(key: u64, page: u32, nanos: Option<u64>) {
+    let Some(page) = TIMED_CALLS.get_ptr_mut(page) else { return };
     let cell = cell::<TimedCell>(page.cast(), hash(key));
     // SAFETY: a live map value of this CPU.
-    if unsafe { (*cell).key } != key {
-        return count_timed_elsewhere(key, nanos.unwrap_or(u64::MAX));
+    if unsafe { (*cell).key } == key {
+        add(cell, nanos);
+    } else {
+        time(key, nanos.unwrap_or(UNTIMED));
     }
-    add(cell, nanos);
 }
 
+/// No duration.
+pub const UNTIMED: u64 = u64::MAX;
+
+/// Counts a call and how long it took, or that this is not known.
 #[inline(never)]
-fn count_timed_elsewhere(key: u64, nanos: u64) {
+pub fn time(key: u64, nanos: u64) {
     let Some(page) = TIMED_CALLS.get_ptr_mut(page(key)) else { return };
     match find::<TimedCell>(page.cast(), key) {
-        Some(cell) => add(cell, (nanos != u64::MAX).then_some(nanos)),
+        Some(cell) => add(cell, (nanos != UNTIMED).then_some(nanos)),
         None => count_rest(key),
     }
 }
@@ -92,14 +98,13 @@ fn add(cell: *mut TimedCell, nanos: Option<u64>) {
     }
 }
 
-/// The page a key belongs into.
+/// The page a key lies in.
 #[inline(always)]
 fn page(key: u64) -> u32 {
     // SAFETY: words the agent writes whole; what they lead to beyond the map is not there.
-    unsafe {
-        let (first, mask) = ((&raw const STATE.first_page).read_volatile(), (&raw const STATE.page_mask).read_volatile());
-        ((hash(key) >> 8 & mask) | first) as u32
-    }
+    let (first, mask) =
+        unsafe { ((&raw const STATE.first_page).read_volatile(), (&raw const STATE.page_mask).read_volatile()) };
+    shared::page(key, first, mask)
 }
 
 /// The cell at a place of a page.
@@ -132,9 +137,9 @@ fn find<C: Keyed>(page: *mut C, key: u64) -> Option<*mut C> {
 /// No cell is left for the key: counts it without saying whose it is.
 #[inline(always)]
 fn count_rest(key: u64) {
-    let index = rest_index(key as u32, key & KEY_COMPAT != 0);
+    let Key { number, compat, errno, .. } = Key::of(key);
+    let index = rest_index(number, compat);
     let Some(page) = REST.get_ptr_mut(index / REST_PER_PAGE) else { return };
-    let errno = (key >> ERRNO_SHIFT) as u32 & 0xfff;
     // SAFETY: a live map value of this CPU; within the page.
     unsafe {
         let rest = page.cast::<Rest>().add((index % REST_PER_PAGE) as usize);

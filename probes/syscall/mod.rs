@@ -143,7 +143,7 @@ impl Sizes {
         Self {
             timed,
             slots: (shared::FIRST_SLOT + processes).clamp(shared::FIRST_SLOT + 1, shared::MAX_SLOTS),
-            pages: (cells / per_page).max(1) as u32,
+            pages: (cells / per_page).max(1).min(shared::MAX_PAGES as usize / 2) as u32,
         }
     }
 

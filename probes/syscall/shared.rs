@@ -26,10 +26,19 @@ pub const OTHER: u32 = 1;
 pub const FIRST_SLOT: u32 = 2;
 /// Most slots.
 pub const MAX_SLOTS: u32 = 0xfff0;
-/// Slot of the processes the user's filter hides: never counted.
-pub const HIDDEN: u32 = 0xffff;
-/// Slots are below this.
-pub const SLOT_LIMIT: u64 = 0x1_0000;
+
+/// Where a slot's calls are counted: the slot in the low half, the page of the table in the high one.
+#[inline(always)]
+pub const fn account(slot: u32, page: u32) -> u64 {
+    (page << 16 | slot) as u64
+}
+
+/// Most pages of both tables.
+pub const MAX_PAGES: u32 = 0x8000;
+/// Accounts are below this.
+pub const ACCOUNT_LIMIT: u64 = 0x8000_0000;
+/// Stands for the account of a process the user's filter hides.
+pub const HIDDEN: u64 = ACCOUNT_LIMIT;
 
 /// Tasks whose slot is remembered. They have ids in a row, so that few share a place.
 pub const CACHED_TASKS: usize = 4096;
@@ -40,10 +49,10 @@ pub const fn place(task: u32) -> usize {
     task as usize % CACHED_TASKS
 }
 
-/// What the cache says of a task without the slot in the low bits.
+/// What the cache says of a task, less its account in the low half.
 #[inline(always)]
 pub const fn cache_word(task: u32) -> u64 {
-    (task as u64) << 16
+    (task as u64) << 32
 }
 
 /// One value in the object's `.bss`: what the fast path reads, at an address it knows.
@@ -56,8 +65,8 @@ pub struct State {
     pub page_mask: u64,
     /// 0 until the agent has put slots there: nothing is counted before.
     pub ready: u64,
-    /// By `place`: `cache_word` with the slot in its low bits; 0 for none.
-    pub slots: [u64; CACHED_TASKS],
+    /// By `place`: `cache_word` with the account in its low half; 0 for none.
+    pub accounts: [u64; CACHED_TASKS],
 }
 
 /// What the agent tells the programs when it loads them.
@@ -95,30 +104,51 @@ pub struct Key {
     pub errno: u32,
 }
 
-/// Bit of a key that says 32-bit call.
-pub const KEY_COMPAT: u64 = 1 << 63;
+/// Bit of a key that is not of a plain call: it has an error or came through the 32-bit table, and lies where its hash
+/// says. A plain one is an account and a number, and lies in the account's page.
+const SPECIAL: u64 = 1 << 63;
+const COMPAT: u64 = 1 << 60;
+const ERRNO_SHIFT: u32 = 48;
 const SLOT_SHIFT: u32 = 32;
-/// Where a key's error begins.
-pub const ERRNO_SHIFT: u32 = 48;
 /// Largest error the kernel returns (`MAX_ERRNO`).
-pub const MAX_ERRNO: u64 = 4095;
+pub const MAX_ERRNO: i64 = 4095;
 
 /// The word of a successful native call.
 #[inline(always)]
-pub const fn key(slot: u32, number: u32) -> u64 {
-    (slot as u64) << SLOT_SHIFT | number as u64
+pub const fn plain_key(account: u64, number: u32) -> u64 {
+    account << SLOT_SHIFT | number as u64
 }
 
 impl Key {
+    /// Its word, for all but plain calls.
+    #[inline(always)]
+    pub const fn special(&self) -> u64 {
+        let compat = if self.compat { COMPAT } else { 0 };
+        SPECIAL | compat | (self.errno as u64) << ERRNO_SHIFT | (self.slot as u64) << SLOT_SHIFT | self.number as u64
+    }
+
     /// What a word says.
+    #[inline(always)]
     pub const fn of(word: u64) -> Self {
+        let special = word & SPECIAL != 0;
         Self {
             slot: (word >> SLOT_SHIFT) as u32 & 0xffff,
             number: word as u32,
-            compat: word & KEY_COMPAT != 0,
-            errno: (word >> ERRNO_SHIFT) as u32 & 0xfff,
+            compat: special && word & COMPAT != 0,
+            errno: if special { (word >> ERRNO_SHIFT) as u32 & 0xfff } else { 0 },
         }
     }
+
+    /// The call alone, as a number: whoever made it and however it ended.
+    pub const fn call(&self) -> u64 {
+        Self { slot: 0, errno: 0, ..*self }.special()
+    }
+}
+
+/// The page a key lies in: `first` and `mask` are those of the state.
+#[inline(always)]
+pub const fn page(key: u64, first: u64, mask: u64) -> u32 {
+    if key & SPECIAL != 0 { ((hash(key) >> 8 & mask) + first) as u32 } else { (key >> ERRNO_SHIFT) as u32 }
 }
 
 /// Counts one kind of call on one CPU.
@@ -206,12 +236,11 @@ pub const fn bucket(nanos: u64) -> usize {
     }
 }
 
-/// Bytes of a page of cells: one value of a per-CPU array, far below the 32 KiB the kernel allows.
-pub const PAGE_BYTES: usize = 4096;
-/// Cells in a page of `CALLS`.
-pub const CELLS: usize = PAGE_BYTES / size_of::<Cell>();
+/// Cells in a page of `CALLS`: more than the different calls of most programs. A page is one value of a per-CPU array,
+/// of which the kernel allows 32 KiB.
+pub const CELLS: usize = 256;
 /// Cells in a page of `TIMED_CALLS`.
-pub const TIMED_CELLS: usize = PAGE_BYTES / size_of::<TimedCell>();
+pub const TIMED_CELLS: usize = 128;
 /// Cells looked at, from the one a key belongs into, before it counts as [`Rest`].
 pub const PROBES: u64 = 16;
 

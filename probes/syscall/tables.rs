@@ -10,7 +10,7 @@ use sidecar_core::{CollectError, Kernel};
 use super::{
     Sizes,
     shared::{
-        BUCKETS, Cell, Key, PAGE_BYTES, REST_ENTRIES, REST_PER_PAGE, Rest, TimedCell,
+        BUCKETS, CELLS, Cell, Key, REST_ENTRIES, REST_PER_PAGE, Rest, TIMED_CELLS, TimedCell,
     },
 };
 use crate::plain::{Plain, view};
@@ -141,7 +141,7 @@ impl Tables {
                     let calls = cell.untimed + cell.buckets.iter().sum::<u64>();
                     *content.calls.entry(cell.key).or_default() += calls;
                     let times = Times { nanos: cell.nanos, buckets: cell.buckets };
-                    content.times.entry(call_of(cell.key)).or_default().add(&times);
+                    content.times.entry(Key::of(cell.key).call()).or_default().add(&times);
                 })?
             } else {
                 each::<Cell>(&self.buffer, |cell| {
@@ -197,12 +197,6 @@ impl Tables {
     }
 }
 
-/// The key of a call alone, whoever made it and however it ended.
-fn call_of(key: u64) -> u64 {
-    let key = Key::of(key);
-    u64::from(key.number) | u64::from(key.compat) << 63
-}
-
 fn malformed() -> CollectError {
     CollectError::Malformed("a table of another size than expected".into())
 }
@@ -213,16 +207,19 @@ fn cells<T: Plain>(bytes: &[u8]) -> impl Iterator<Item = Option<&T>> {
 
 /// A cell that begins with its key.
 trait Keyed: Plain {
+    const PER_PAGE: usize;
     fn key(&self) -> u64;
 }
 
 impl Keyed for Cell {
+    const PER_PAGE: usize = CELLS;
     fn key(&self) -> u64 {
         self.key
     }
 }
 
 impl Keyed for TimedCell {
+    const PER_PAGE: usize = TIMED_CELLS;
     fn key(&self) -> u64 {
         self.key
     }
@@ -231,7 +228,7 @@ impl Keyed for TimedCell {
 /// Passes on the cells in use of one page of all CPUs; whether more than three quarters of it are in use on any of them.
 fn each<T: Keyed>(bytes: &[u8], mut add: impl FnMut(&T)) -> Result<bool, CollectError> {
     let mut is_full = false;
-    for page in bytes.chunks(PAGE_BYTES) {
+    for page in bytes.chunks(T::PER_PAGE * size_of::<T>()) {
         let mut used = 0;
         for cell in cells::<T>(page) {
             let cell = cell.ok_or_else(malformed)?;
@@ -240,7 +237,7 @@ fn each<T: Keyed>(bytes: &[u8], mut add: impl FnMut(&T)) -> Result<bool, Collect
                 add(cell);
             }
         }
-        is_full |= used * size_of::<T>() * 4 > PAGE_BYTES * 3;
+        is_full |= used * 4 > T::PER_PAGE * 3;
     }
     Ok(is_full)
 }

@@ -34,21 +34,6 @@ pub fn task() -> *const u8 {
 #[unsafe(no_mangle)]
 static TASK_BTF: u32 = 0;
 
-/// Two members of the running task, by their offsets.
-#[inline(always)]
-pub fn members<A: Copy + Default, B: Copy + Default>(first: u32, second: u32) -> (A, B) {
-    // SAFETY: no arguments, always succeeds; offsets of `struct task_struct`.
-    unsafe {
-        if constant(&TASK_BTF) != 0 {
-            let task = bpf_get_current_task_btf().cast_const().cast::<u8>();
-            (Typed::read(task, first), Typed::read(task, second))
-        } else {
-            let task = task();
-            (Checked::read(task, first), Checked::read(task, second))
-        }
-    }
-}
-
 /// The running process, written to `to`. A function of its own: see [`crate::scope::passes_task`].
 #[inline(never)]
 pub fn describe(to: &mut Owner) {

@@ -4,7 +4,9 @@
 
 use aya_ebpf::{
     cty::c_void,
-    helpers::generated::{bpf_probe_read_kernel, bpf_skc_to_tcp_sock},
+    helpers::generated::{
+        bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_skc_to_tcp_sock,
+    },
 };
 
 /// The value the loader wrote over a placeholder. Volatile, because the compiler only knows the placeholder; the map
@@ -23,6 +25,9 @@ pub trait Mem {
     /// `offset` comes from the running kernel's BTF for the type `base` points to, and `T` is as wide as the member.
     unsafe fn read<T: Copy + Default>(base: *const u8, offset: u32) -> T;
 
+    /// `struct task_struct *` of the running task. Where it can be followed with plain loads: since 5.11.
+    fn current() -> *const u8;
+
     /// The `tcp_sock` of a TCP socket, null if the kernel says it is not one.
     fn tcp_sock(sk: *const u8) -> *const u8;
 }
@@ -35,6 +40,12 @@ impl Mem for Typed {
     unsafe fn read<T: Copy + Default>(base: *const u8, offset: u32) -> T {
         // SAFETY: the verifier checks the member's offset and width, and the kernel handles a fault like a probe read.
         unsafe { core::ptr::read_volatile(base.add(offset as usize).cast::<T>()) }
+    }
+
+    #[inline(always)]
+    fn current() -> *const u8 {
+        // SAFETY: no arguments, always succeeds.
+        unsafe { bpf_get_current_task_btf().cast_const().cast() }
     }
 
     #[inline(always)]
@@ -62,6 +73,12 @@ impl Mem for Checked {
             );
         }
         value
+    }
+
+    #[inline(always)]
+    fn current() -> *const u8 {
+        // SAFETY: no arguments, always succeeds.
+        unsafe { bpf_get_current_task() as *const u8 }
     }
 
     #[inline(always)]
