@@ -25,6 +25,8 @@ pub(crate) struct FakeKernel {
     pub(crate) now: Duration,
     /// Interfaces, and the values of whatever map is asked for.
     pub(crate) interfaces: Vec<(Interface, Vec<u8>)>,
+    /// What was pushed into queues, in order.
+    pub(crate) queued: RefCell<Vec<Vec<u8>>>,
 }
 
 impl FakeKernel {
@@ -43,6 +45,10 @@ impl Kernel for FakeKernel {
     }
 
     fn update(&self, map: &str, key: &[u8], value: &[u8]) -> Result<(), KernelError> {
+        if key.is_empty() {
+            self.queued.borrow_mut().push(value.into());
+            return Ok(());
+        }
         self.put(map, key, value);
         Ok(())
     }
@@ -71,6 +77,17 @@ impl Kernel for FakeKernel {
     fn per_cpu_sum(&self, map: &str, index: u32) -> Result<u64, KernelError> {
         let found = self.sums.iter().find(|((name, slot), _)| *name == map && *slot == index);
         Ok(found.map_or(0, |(_, sum)| *sum))
+    }
+
+    fn per_cpu(&self, map: &str, index: u32, out: &mut Vec<u8>) -> Result<(), KernelError> {
+        let maps = self.maps.borrow();
+        let values = maps.get(map).and_then(|entries| entries.get(index.to_ne_bytes().as_slice()));
+        out.extend_from_slice(values.map_or(&[], |values| values.as_slice()));
+        Ok(())
+    }
+
+    fn clear_per_cpu(&self, map: &str, index: u32) -> Result<(), KernelError> {
+        self.delete(map, &index.to_ne_bytes()).map(drop)
     }
 
     fn run_iterator(&self, program: &str, out: &mut Vec<u8>) -> Result<(), KernelError> {
