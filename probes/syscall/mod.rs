@@ -156,17 +156,10 @@ impl Sizes {
 fn plan(start: &Start, _: &dyn KernelFacts) -> Plan {
     let sizes = Sizes::of(start);
     let (forks, compat_forks) = names::forks();
-    let labels = [
-        ("comm", shared::WITH_COMM),
-        ("pid", shared::WITH_PID),
-        ("cgroup", shared::WITH_CGROUP),
-    ];
+    let labels = [("comm", shared::WITH_COMM), ("pid", shared::WITH_PID), ("cgroup", shared::WITH_CGROUP)];
     let wanted = labels.iter().filter(|(name, _)| start.labels.iter().any(|label| label == name));
-    let constants = shared::Constants {
-        forks,
-        compat_forks,
-        labels: wanted.fold(0, |bits, (_, bit)| bits | bit),
-    };
+    let constants =
+        shared::Constants { forks, compat_forks, labels: wanted.fold(0, |bits, (_, bit)| bits | bit) };
     let slots = sizes.slots - shared::FIRST_SLOT;
     let mut map_sizes = vec![("SLOTS", slots), ("FREE", slots), (sizes.map(), 2 * sizes.pages)];
     if !sizes.timed {

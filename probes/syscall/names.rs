@@ -120,7 +120,9 @@ impl Call {
         match (arch, self.compat) {
             _ if self.number == MINUS_ONE => Some("-1"),
             // A 32-bit program may have called `rt_sigreturn` as well: nothing tells them apart any more.
-            (_, compat) if self.number == NO_NUMBER => Some(if compat { "sigreturn" } else { "rt_sigreturn" }),
+            (_, compat) if self.number == NO_NUMBER => {
+                Some(if compat { "sigreturn" } else { "rt_sigreturn" })
+            }
             _ if self.is_x32(arch) && number >= X32_OWN => X32_NAMES.get(number - X32_OWN).copied(),
             (Arch::X86, false) => x86_64::Sysno::new(number).map(|call| call.name()),
             (Arch::X86, true) => x86::Sysno::new(number).map(|call| call.name()),
@@ -196,7 +198,10 @@ mod tests {
         } else {
             assert_eq!(names(own, false), ["clone", "clone", "clone", "clone3"]);
         }
-        assert_eq!(names(compat, true), ["fork", "vfork", "clone", "clone3"].map(|name| format!("compat:{name}")));
+        assert_eq!(
+            names(compat, true),
+            ["fork", "vfork", "clone", "clone3"].map(|name| format!("compat:{name}"))
+        );
     }
 
     #[test]

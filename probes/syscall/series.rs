@@ -109,9 +109,10 @@ impl Table {
     pub(super) fn time(&mut self, call: Call, more: &Times) {
         let known = self.times.len() < self.max || self.times.contains_key(&call);
         let call = if known { call } else { UNKNOWN };
-        let (_, times) = self.times.entry(call).or_insert_with(|| {
-            (Labels::new([("syscall", call_name(call))]), Times::default())
-        });
+        let (_, times) = self
+            .times
+            .entry(call)
+            .or_insert_with(|| (Labels::new([("syscall", call_name(call))]), Times::default()));
         times.add(more);
     }
 

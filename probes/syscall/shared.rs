@@ -124,7 +124,11 @@ impl Key {
     #[inline(always)]
     pub const fn special(&self) -> u64 {
         let compat = if self.compat { COMPAT } else { 0 };
-        SPECIAL | compat | (self.errno as u64) << ERRNO_SHIFT | (self.slot as u64) << SLOT_SHIFT | self.number as u64
+        SPECIAL
+            | compat
+            | (self.errno as u64) << ERRNO_SHIFT
+            | (self.slot as u64) << SLOT_SHIFT
+            | self.number as u64
     }
 
     /// What a word says.

@@ -9,9 +9,7 @@ use sidecar_core::{CollectError, Kernel};
 
 use super::{
     Sizes,
-    shared::{
-        BUCKETS, CELLS, Cell, Key, REST_ENTRIES, REST_PER_PAGE, Rest, TIMED_CELLS, TimedCell,
-    },
+    shared::{BUCKETS, CELLS, Cell, Key, REST_ENTRIES, REST_PER_PAGE, Rest, TIMED_CELLS, TimedCell},
 };
 use crate::plain::{Plain, view};
 
@@ -131,7 +129,12 @@ impl Tables {
         first..first + self.pages
     }
 
-    fn read_table(&mut self, kernel: &dyn Kernel, table: usize, added: &mut Added) -> Result<(), CollectError> {
+    fn read_table(
+        &mut self,
+        kernel: &dyn Kernel,
+        table: usize,
+        added: &mut Added,
+    ) -> Result<(), CollectError> {
         let mut content = Content::default();
         for page in self.pages_of(table) {
             self.buffer.clear();

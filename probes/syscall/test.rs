@@ -9,8 +9,8 @@ use sidecar_core::{Collector, OptionValue, Options, Rows, Snapshot, Start, Value
 use super::{
     PROBE,
     shared::{
-        self, CELLS, Cell, FIRST_SLOT, Key, OTHER, REST_PER_PAGE, Rest, State, TIMED_CELLS, TimedCell, account,
-        plain_key,
+        self, CELLS, Cell, FIRST_SLOT, Key, OTHER, REST_PER_PAGE, Rest, State, TIMED_CELLS, TimedCell,
+        account, plain_key,
     },
 };
 use crate::{
@@ -39,10 +39,8 @@ struct Bench {
 
 impl Bench {
     fn new(max_series: usize, processes: u64, latency: bool) -> Self {
-        let options = [
-            ("latency", OptionValue::Bool(latency)),
-            ("max_processes", OptionValue::Integer(processes)),
-        ];
+        let options =
+            [("latency", OptionValue::Bool(latency)), ("max_processes", OptionValue::Integer(processes))];
         let start = Start {
             names: Arc::new(Numbers),
             options: Options(options.into()),
@@ -224,7 +222,8 @@ fn label_sets_are_limited_and_the_rest_keeps_its_calls_and_errors() {
     for (name, slot) in [("a", 2), ("b", 3), ("c", 4)] {
         bench.process(name, slot);
     }
-    let cells: Vec<(u64, u64)> = (2..5).flat_map(|slot| [(ok(slot, READ), 10), (failed(slot, READ, 5), 1)]).collect();
+    let cells: Vec<(u64, u64)> =
+        (2..5).flat_map(|slot| [(ok(slot, READ), 10), (failed(slot, READ, 5), 1)]).collect();
     bench.page(0, [&cells, &[]]);
     let page = bench.tick();
     let calls = rows(&page, "calls_total");
@@ -249,7 +248,8 @@ fn scarce_slots_of_idle_processes_are_given_to_others_once_nobody_has_them_in_ha
         bench.page(0, [&[(ok(2, READ), calls)], &[]]);
         bench.tick();
     }
-    let known: Vec<u32> = bench.kernel.maps.borrow()["SLOTS"].values().map(|slot| *view::<u32>(slot).unwrap()).collect();
+    let known: Vec<u32> =
+        bench.kernel.maps.borrow()["SLOTS"].values().map(|slot| *view::<u32>(slot).unwrap()).collect();
     assert_eq!(known, [2], "the idle ones are taken back");
     assert_eq!(bench.handed_out(), [0; 0], "but may still be in somebody's hands");
     // A program that had one in hand counts under its old owner.
@@ -282,8 +282,14 @@ fn durations_are_those_of_the_call_whoever_makes_it() {
     bench.tick();
     let page = bench.tick();
     assert_eq!(rows(&page, "calls_total"), expect(&[("read a", 10), ("read b", 1)]));
-    assert_eq!(rows(&page, "seconds"), expect(&[("read", 10)]), "the one whose beginning was not seen is not in it");
-    let Value::Histogram(value) = &page.family("sidecar_syscall_seconds").unwrap().rows[0].value else { panic!() };
+    assert_eq!(
+        rows(&page, "seconds"),
+        expect(&[("read", 10)]),
+        "the one whose beginning was not seen is not in it"
+    );
+    let Value::Histogram(value) = &page.family("sidecar_syscall_seconds").unwrap().rows[0].value else {
+        panic!()
+    };
     assert_eq!((value.counts[0], value.counts[10], value.counts.len()), (9, 1, 13));
     assert!((value.sum - 1.000_004).abs() < 1e-9, "{}", value.sum);
 }

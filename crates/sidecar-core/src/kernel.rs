@@ -52,7 +52,10 @@ pub trait Kernel {
     }
     /// Clears one slot of a per-CPU array on every CPU.
     fn clear_per_cpu(&self, map: &str, _index: u32) -> Result<(), KernelError> {
-        Err(KernelError { what: format!("clearing map {map}"), cause: std::io::ErrorKind::Unsupported.into() })
+        Err(KernelError {
+            what: format!("clearing map {map}"),
+            cause: std::io::ErrorKind::Unsupported.into(),
+        })
     }
     /// Runs an attached iterator program once and returns everything it wrote.
     fn run_iterator(&self, program: &str, out: &mut Vec<u8>) -> Result<(), KernelError>;

@@ -32,7 +32,8 @@ fn agent(flags: &[&str]) -> Agent {
 
 /// The same with some of the probe's options.
 fn agent_with(flags: &[&str], options: &[(&str, &str)]) -> Agent {
-    let known = ["--listen", "127.0.0.1:0", "--no-probe", "connection", "--probe", "syscall", "--interval", "1"];
+    let known =
+        ["--listen", "127.0.0.1:0", "--no-probe", "connection", "--probe", "syscall", "--interval", "1"];
     let mut command = common::agent::command(&[&known, flags].concat());
     for (name, value) in options {
         command.env(format!("SIDECAR_PROBES__SYSCALL__{}", name.to_uppercase()), value);
@@ -109,7 +110,7 @@ fn table(page: &Page, comm: &str) -> Table {
     table
 }
 
-/// A copy of busybox under a name of its own: all processes of its shell then have that name.
+/// A copy of busybox under a name of its own, which must begin like this: all processes of its shell then have that name.
 fn busybox(scratch: &Scratch, name: &str) -> Option<PathBuf> {
     let copy = scratch.0.join(name);
     fs::copy(program("busybox")?, &copy).unwrap();
@@ -119,7 +120,7 @@ fn busybox(scratch: &Scratch, name: &str) -> Option<PathBuf> {
 #[test]
 fn every_call_and_error_of_a_tree_of_processes_is_counted_as_strace_counts_it() {
     need_root!();
-    let (scratch, name) = (Scratch::new(), name("box"));
+    let (scratch, name) = (Scratch::new(), name("busybox"));
     let Some(shell) = busybox(&scratch, &name) else { skip!("busybox is not installed") };
     let path = shell.to_str().unwrap();
     let script = format!(
@@ -162,7 +163,7 @@ fn calls_of_many_threads_on_all_processors_are_counted_exactly() {
 }
 
 #[test]
-fn short_processes_with_ids_used_again_are_counted_exactly_and_forks_once() {
+fn calls_of_short_processes_with_ids_used_again_are_counted_exactly_and_forks_once() {
     need_root!();
     const PROCESSES: u64 = 1_500;
     let (name, inner) = (name("par"), name("inn"));
@@ -199,7 +200,7 @@ fn short_processes_with_ids_used_again_are_counted_exactly_and_forks_once() {
 }
 
 #[test]
-fn a_new_name_counts_from_the_moment_it_is_given_in_all_threads() {
+fn calls_count_under_a_new_name_from_the_moment_it_is_given_in_all_threads() {
     need_root!();
     let (first, second) = (name("one"), name("two"));
     let agent = agent(&[]);
@@ -232,7 +233,7 @@ fn a_new_name_counts_from_the_moment_it_is_given_in_all_threads() {
 }
 
 #[test]
-fn a_signal_that_interrupts_is_no_error_and_its_return_has_its_name() {
+fn calls_that_a_signal_interrupts_are_no_errors_and_its_return_has_its_name() {
     need_root!();
     extern "C" fn nothing(_: libc::c_int) {}
     const SIGNALS: u64 = 25;
@@ -257,7 +258,8 @@ fn a_signal_that_interrupts_is_no_error_and_its_return_has_its_name() {
         // Asleep in its read each time: number 0 on x86, 63 on aarch64; the receiving function is recvfrom.
         common::eventually("the child sleeps", || {
             fs::read_to_string(&status).is_ok_and(|text| !text.starts_with("running"))
-                && fs::read_to_string(format!("/proc/{}/stat", child.pid)).is_ok_and(|text| text.contains(") S "))
+                && fs::read_to_string(format!("/proc/{}/stat", child.pid))
+                    .is_ok_and(|text| text.contains(") S "))
         });
         // SAFETY: our own child.
         unsafe { libc::kill(child.pid, libc::SIGUSR1) };
@@ -323,13 +325,15 @@ fn calls_of_the_32_bit_table_and_unknown_numbers_are_kept_apart() {
 }
 
 #[test]
-fn only_what_passes_the_filter_is_counted() {
+fn only_calls_of_what_passes_the_filter_are_counted() {
     need_root!();
     let (chosen_name, other_name) = (name("yes"), name("noo"));
     let mut chosen = caller(&chosen_name, 100);
     let mut other = caller(&other_name, 100);
     let pid = chosen.pid.to_string();
-    for flags in [&["--pid", pid.as_str()][..], &["--comm", &chosen_name], &["--pid", &pid, "--comm", &chosen_name]] {
+    for flags in
+        [&["--pid", pid.as_str()][..], &["--comm", &chosen_name], &["--pid", &pid, "--comm", &chosen_name]]
+    {
         let agent = agent(flags);
         go(&mut chosen);
         go(&mut other);
@@ -346,7 +350,7 @@ fn only_what_passes_the_filter_is_counted() {
 }
 
 #[test]
-fn descendants_are_counted_only_if_asked_for() {
+fn calls_of_descendants_are_counted_only_if_asked_for() {
     need_root!();
     for (flags, expected) in [(&["--children"][..], 40), (&[], 0)] {
         let (outer, inner) = (name("out"), name("inn"));
@@ -366,7 +370,7 @@ fn descendants_are_counted_only_if_asked_for() {
 }
 
 #[test]
-fn processes_beyond_the_limit_count_as_other_and_nothing_is_lost() {
+fn calls_of_processes_beyond_the_limit_count_as_other_and_none_is_lost() {
     need_root!();
     let names: Vec<String> = (0..12).map(|_| name("lim")).collect();
     let mut children: Vec<Child> = names.iter().map(|name| caller(name, 50)).collect();
@@ -405,8 +409,6 @@ fn more_kinds_of_calls_than_fit_into_the_tables_lose_none() {
         go(&mut child);
         let page = agent.scrape();
         let failed = |syscall| page.count(ERRORS, &[("syscall", syscall)]);
-        let known: u64 = page.rows(ERRORS, &[]).filter(|row| row.labels["errno"] == "ENOSYS").map(|row| row.value as u64).sum();
-        assert!(known <= round * KINDS as u64);
         assert_eq!(page.count(ERRORS, &[]) - failed("close"), round * KINDS as u64, "round {round}");
         let sets = page.sum("sidecar_syscall_label_sets", &[]);
         assert!(sets <= 300.0, "{sets} label sets");
@@ -415,7 +417,7 @@ fn more_kinds_of_calls_than_fit_into_the_tables_lose_none() {
 }
 
 #[test]
-fn latencies_are_measured_only_if_asked_for() {
+fn how_long_calls_take_is_measured_only_if_asked_for() {
     need_root!();
     const SLEEPS: u64 = 20;
     let name = name("lat");

@@ -234,7 +234,10 @@ fn script(name: &str, plan: &Plan, others: &[String]) -> Result<(Script, Vec<Str
     for option in &plan.also {
         let variant = format!("{name}, {option}");
         let setting = format!("SIDECAR_PROBES__{}__{}", name.to_uppercase(), uppercase_name(option));
-        script.line(format!("beside_agent '{variant}' env {setting} sidecar --probe {name} {}", only.join(" ")));
+        script.line(format!(
+            "beside_agent '{variant}' env {setting} sidecar --probe {name} {}",
+            only.join(" ")
+        ));
         script.line("sleep 65");
         measure(&mut script);
         script.line("end");
