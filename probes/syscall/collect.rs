@@ -1,6 +1,6 @@
 //! From the kernel's tables to rows.
 
-use std::time::Duration;
+use std::{mem::offset_of, time::Duration};
 
 use sidecar_core::{CollectError, Collector, Kernel, Rows, Start};
 
@@ -8,8 +8,8 @@ use super::{
     Sizes,
     names::Call,
     series::{Table, UNKNOWN},
-    shared::{CACHED_TASKS, Key, REST_COMPAT, REST_ENTRIES, State},
-    slots::Slots,
+    shared::{Key, REST_COMPAT, REST_ENTRIES, State},
+    slots::{self, Slots},
     tables::Tables,
 };
 use crate::plain::as_bytes;
@@ -22,8 +22,8 @@ pub(super) struct Syscalls {
     tables: Tables,
     slots: Slots,
     series: Table,
-    /// Kept, because it is large.
-    state: Box<State>,
+    /// The bytes of a `State` without any accounts; kept, because it is large.
+    state: Vec<u8>,
 }
 
 impl Syscalls {
@@ -33,16 +33,21 @@ impl Syscalls {
             tables: Tables::new(&sizes),
             slots: Slots::new(start, &sizes),
             series: Table::new(start),
-            state: Box::new(State { first_page: 0, page_mask: 0, ready: 1, accounts: [0; CACHED_TASKS] }),
+            state: vec![0; size_of::<State>()],
         }
     }
 
     /// Tells the programs where to count, and makes them forget every task's account: a task may have changed its name, its
     /// cgroup or its parents without our noticing, and it costs each of them one look-up.
     fn refresh(&mut self, kernel: &dyn Kernel) -> Result<(), CollectError> {
-        self.state.first_page = self.tables.first_page();
-        self.state.page_mask = self.tables.page_mask();
-        Ok(kernel.update(STATE, as_bytes(&0u32), as_bytes(&*self.state))?)
+        for (at, word) in [
+            (offset_of!(State, first_page), self.tables.first_page()),
+            (offset_of!(State, page_mask), self.tables.page_mask()),
+            (offset_of!(State, ready), 1),
+        ] {
+            self.state[at..at + size_of::<u64>()].copy_from_slice(&word.to_ne_bytes());
+        }
+        Ok(kernel.update(STATE, as_bytes(&0u32), &self.state)?)
     }
 
     fn read(&mut self, kernel: &dyn Kernel, now: Duration) -> Result<(), CollectError> {
@@ -100,7 +105,7 @@ impl Collector for Syscalls {
         let refreshed = self.refresh(kernel);
         let given = recycled.and_then(|free| {
             self.series.release(&free);
-            self.slots.give(kernel, &free)
+            slots::give(kernel, &free)
         });
         self.series.rows(rows);
         read.and(refreshed).and(given)

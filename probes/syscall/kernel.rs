@@ -17,9 +17,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, RawTracePointContext},
 };
 use kernel_slots::{FIELDS, cached, forget, forget_all, is_newborn, resolve};
-use shared::{
-    ACCOUNT_LIMIT, ASIDE_ENTRIES, Begun, CACHED_TASKS, HIDDEN, Key, MAX_ERRNO, place, plain_key,
-};
+use shared::{ACCOUNT_LIMIT, ASIDE_ENTRIES, Begun, CACHED_TASKS, HIDDEN, Key, MAX_ERRNO, place, plain_key};
 use sidecar_ebpf::{
     field,
     mem::{Checked, Mem, Typed},

@@ -15,8 +15,8 @@ use sidecar_ebpf::{
 };
 
 use crate::shared::{
-    CACHED_TASKS, Constants, Fields, HIDDEN, MAX_SLOTS, OTHER, SlotKey, State, WITH_CGROUP, WITH_COMM, WITH_PID,
-    account, cache_word, place,
+    CACHED_TASKS, Constants, Fields, HIDDEN, MAX_SLOTS, OTHER, SlotKey, State, WITH_CGROUP, WITH_COMM,
+    WITH_PID, account, cache_word, place,
 };
 
 #[unsafe(no_mangle)]
@@ -147,5 +147,8 @@ pub fn is_newborn(regs: *const u8, number: u32, compat: bool) -> bool {
     let return_address = field!(FIELDS.return_address);
     // A real call has left its return address there, whatever its number.
     // SAFETY: an offset of `struct pt_regs`.
-    number == 0 && !compat && return_address != MISSING && unsafe { Checked::read::<u64>(regs, return_address) } == 0
+    number == 0
+        && !compat
+        && return_address != MISSING
+        && unsafe { Checked::read::<u64>(regs, return_address) } == 0
 }

@@ -7,8 +7,8 @@ use aya_ebpf::{macros::map, maps::PerCpuArray};
 use crate::{
     kernel_slots::STATE,
     shared::{
-        self, CELLS, Cell, Key, PROBES, REST_ENTRIES, REST_PER_PAGE, Rest, TIMED_CELLS, TimedCell, bucket, hash,
-        interrupted, rest_index,
+        self, CELLS, Cell, Key, PROBES, REST_ENTRIES, REST_PER_PAGE, Rest, TIMED_CELLS, TimedCell, bucket,
+        hash, interrupted, rest_index,
     },
 };
 
@@ -17,7 +17,8 @@ static CALLS: PerCpuArray<[Cell; CELLS]> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static TIMED_CALLS: PerCpuArray<[TimedCell; TIMED_CELLS]> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-static REST: PerCpuArray<[Rest; REST_PER_PAGE as usize]> = PerCpuArray::with_max_entries(REST_ENTRIES / REST_PER_PAGE, 0);
+static REST: PerCpuArray<[Rest; REST_PER_PAGE as usize]> =
+    PerCpuArray::with_max_entries(REST_ENTRIES / REST_PER_PAGE, 0);
 
 /// A cell begins with its key.
 trait Keyed: Sized + 'static {
@@ -102,8 +103,9 @@ fn add(cell: *mut TimedCell, nanos: Option<u64>) {
 #[inline(always)]
 fn page(key: u64) -> u32 {
     // SAFETY: words the agent writes whole; what they lead to beyond the map is not there.
-    let (first, mask) =
-        unsafe { ((&raw const STATE.first_page).read_volatile(), (&raw const STATE.page_mask).read_volatile()) };
+    let (first, mask) = unsafe {
+        ((&raw const STATE.first_page).read_volatile(), (&raw const STATE.page_mask).read_volatile())
+    };
     shared::page(key, first, mask)
 }
 

@@ -57,7 +57,6 @@ pub const fn cache_word(task: u32) -> u64 {
 
 /// One value in the object's `.bss`: what the fast path reads, at an address it knows.
 #[repr(C)]
-#[derive(Debug, Clone, Copy)]
 pub struct State {
     /// First page of the table counted in.
     pub first_page: u64,

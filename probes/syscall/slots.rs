@@ -50,10 +50,7 @@ impl Slots {
 
     /// Hands all slots to the kernel side.
     pub(super) fn hand_out(&self, kernel: &dyn Kernel) -> Result<(), CollectError> {
-        for slot in FIRST_SLOT..self.states.len() as u32 {
-            kernel.update("FREE", &[], as_bytes(&slot))?;
-        }
-        Ok(())
+        give(kernel, &(FIRST_SLOT..self.states.len() as u32).collect::<Vec<_>>())
     }
 
     /// Learns which label sets have got slots.
@@ -116,11 +113,11 @@ impl Slots {
         }
         Ok(free)
     }
+}
 
-    /// Gives slots out again.
-    pub(super) fn give(&self, kernel: &dyn Kernel, slots: &[u32]) -> Result<(), CollectError> {
-        slots.iter().try_for_each(|slot| Ok(kernel.update("FREE", &[], as_bytes(slot))?))
-    }
+/// Gives slots out again.
+pub(super) fn give(kernel: &dyn Kernel, slots: &[u32]) -> Result<(), CollectError> {
+    slots.iter().try_for_each(|slot| Ok(kernel.update("FREE", &[], as_bytes(slot))?))
 }
 
 /// The labels of a label set.

@@ -280,6 +280,8 @@ impl State {
 
     fn tick(&mut self) -> Arc<Snapshot> {
         self.measure();
+        // As old as its oldest value: who asks while it is made may know of later things.
+        let begun = Instant::now();
         let mut rows = Rows::default();
         for running in &mut self.setup.running {
             running.collect(&mut rows, self.setup.interval);
@@ -294,7 +296,7 @@ impl State {
         self.setup.own.rows(&self.setup.running, &self.setup.idle, self.measured, &mut rows);
         self.hub.collect(&mut rows);
         let snapshot = Arc::new(rows.finish(SystemTime::now(), self.setup.started));
-        self.last = Some((Instant::now(), Arc::clone(&snapshot)));
+        self.last = Some((begun, Arc::clone(&snapshot)));
         self.ticked.store(true, Ordering::Release);
         snapshot
     }
