@@ -146,7 +146,7 @@ fn rarely<M: Mem, const TIMED: bool>(regs: *const u8, result: i64) {
     if account == HIDDEN {
         return;
     }
-    let errno = if result < 0 && result >= -MAX_ERRNO { result.wrapping_neg() as u32 } else { 0 };
+    let errno = if (-MAX_ERRNO..0).contains(&result) { result.wrapping_neg() as u32 } else { 0 };
     let key = if compat || errno != 0 {
         Key { slot: account as u32 & 0xffff, number, compat, errno }.special()
     } else {

@@ -228,10 +228,10 @@ fn label_sets_are_limited_and_the_rest_keeps_its_calls_and_errors() {
         (2..5).flat_map(|slot| [(ok(slot, READ), 10), (failed(slot, READ, 5), 1)]).collect();
     bench.page(0, [&cells, &[]]);
     let page = bench.tick();
-    let calls = rows(&page, "calls_total");
-    assert_eq!(calls.len(), 3, "{calls:?}");
-    assert_eq!(calls.iter().map(|(_, count)| count).sum::<u64>(), 33);
-    assert!(calls.contains(&("read other".to_owned(), 11)), "{calls:?}");
+    let counted = rows(&page, "calls_total");
+    assert_eq!(counted.len(), 3, "{counted:?}");
+    assert_eq!(counted.iter().map(|(_, count)| count).sum::<u64>(), 33);
+    assert!(counted.contains(&("read other".to_owned(), 11)), "{counted:?}");
     assert_eq!(rows(&page, "errors_total").iter().map(|(_, count)| count).sum::<u64>(), 3);
     assert_eq!(rows(&page, "label_sets"), expect(&[("", 2)]));
 }
