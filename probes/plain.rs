@@ -1,5 +1,7 @@
 //! Bytes from the kernel to the `#[repr(C)]` types of a probe's `shared.rs` and back.
 
+use sidecar_common::owner::Owner;
+
 /// A type made of integers only.
 ///
 /// # Safety
@@ -10,6 +12,8 @@ pub(crate) unsafe trait Plain: Copy + 'static {}
 unsafe impl Plain for u32 {}
 // SAFETY: integers.
 unsafe impl Plain for u64 {}
+// SAFETY: integers only, `#[repr(C)]`, and a `reserved` member where there would be padding.
+unsafe impl Plain for Owner {}
 
 /// The value in `bytes` where it lies; `None` if the length is not its size or it is not aligned.
 pub(crate) fn view<T: Plain>(bytes: &[u8]) -> Option<&T> {

@@ -24,8 +24,6 @@ unsafe impl Plain for shared::Constants {}
 unsafe impl Plain for shared::Exec {}
 // SAFETY: as above.
 unsafe impl Plain for shared::Exit {}
-// SAFETY: integers only, `#[repr(C)]`, no padding: the gap has a `reserved` member.
-unsafe impl Plain for sidecar_common::owner::Owner {}
 
 /// The probe.
 pub static PROBE: Probe = Probe {

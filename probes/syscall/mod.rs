@@ -27,8 +27,6 @@ unsafe impl Plain for shared::TimedCell {}
 // SAFETY: as above.
 unsafe impl Plain for shared::Rest {}
 // SAFETY: as above.
-unsafe impl Plain for shared::SlotKey {}
-// SAFETY: as above.
 unsafe impl Plain for shared::Constants {}
 
 /// The probe.

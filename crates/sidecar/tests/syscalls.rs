@@ -33,7 +33,7 @@ fn agent(flags: &[&str]) -> Agent {
 /// The same with some of the probe's options.
 fn agent_with(flags: &[&str], options: &[(&str, &str)]) -> Agent {
     let known =
-        ["--listen", "127.0.0.1:0", "--no-probe", "connection", "--probe", "syscall", "--interval", "1"];
+        ["--listen", "127.0.0.1:0", "--no-probe", "connection,exec", "--probe", "syscall", "--interval", "1"];
     let mut command = common::agent::command(&[&known, flags].concat());
     for (name, value) in options {
         command.env(format!("SIDECAR_PROBES__SYSCALL__{}", name.to_uppercase()), value);
