@@ -12,7 +12,7 @@ use super::{
     series::Table,
     shared::{
         Conn, Control, Counters, GONE, LISTENER, LISTENERS_OWNER, PREEXISTING, Record, SCAN_CONNECTIONS,
-        SCAN_LISTENERS, SCAN_OWNERS, SWEEP_AND_FORGET, UNTRACKED, state,
+        SCAN_LISTENERS, SCAN_OWNERS, SWEEP_AND_FORGET, UNTRACKED, nursery_slot, nursery_slots, state,
     },
 };
 use crate::plain::{as_bytes, as_bytes_mut, view};
@@ -36,6 +36,7 @@ pub(super) struct Connections {
     /// Nobody tells who accepts: look for the holders of new connections before counting them.
     must_settle: bool,
     filtered: bool,
+    nursery_mask: u32,
     buffer: Vec<u8>,
 }
 
@@ -47,6 +48,7 @@ impl Connections {
             displaced: Vec::new(),
             must_settle: false,
             filtered: start.filtered,
+            nursery_mask: nursery_slots(start.max_connections) - 1,
             buffer: Vec::new(),
         }
     }
@@ -88,7 +90,11 @@ impl Connections {
 
     /// Reads the counters of all live sockets; the `last` time the kernel forgets them as it reports them.
     fn sweep(&mut self, kernel: &mut dyn Kernel, last: bool) -> Result<(), CollectError> {
-        self.run(kernel, "sweep")?;
+        // The nursery last: an entry never moves from there to the table.
+        self.buffer.clear();
+        for program in ["sweep", "sweep_nursery"] {
+            kernel.run_iterator(program, &mut self.buffer)?;
+        }
         let buffer = std::mem::take(&mut self.buffer);
         let mut unsettled = Vec::new();
         for bytes in buffer.chunks(size_of::<Record>()) {
@@ -113,10 +119,8 @@ impl Connections {
         let searched = self.run(kernel, "scan_files");
         self.control(kernel, 0, true)?;
         for record in &mut records {
-            let mut conn = record.conn;
-            let found = kernel.lookup("SOCKETS", as_bytes(&record.sk), as_bytes_mut(&mut conn))?;
-            // Closed meanwhile: its last record is in the ring and says everything.
-            if found && conn.born == record.conn.born && conn.flags != 0 {
+            // If not there: closed meanwhile, and its last record is in the ring and says everything.
+            if let Some(conn) = self.still_tracked(kernel, &record.conn)? {
                 // Still unsettled: nobody has accepted it, and the record names the listener's owner.
                 if conn.flags & LISTENERS_OWNER == 0 {
                     record.conn = conn;
@@ -125,6 +129,19 @@ impl Connections {
             }
         }
         searched
+    }
+
+    /// The entry of a connection as it is now, if it still has one.
+    fn still_tracked(&self, kernel: &dyn Kernel, known: &Conn) -> Result<Option<Conn>, CollectError> {
+        let mut conn = *known;
+        let found = if known.claims == 0 {
+            kernel.lookup("SOCKETS", as_bytes(&known.sk), as_bytes_mut(&mut conn))?
+        } else {
+            let slot = nursery_slot(known.sk, self.nursery_mask);
+            kernel.lookup("NURSERY", as_bytes(&slot), as_bytes_mut(&mut conn))?
+        };
+        let same = found && conn.sk == known.sk && conn.born == known.born && conn.flags != 0;
+        Ok(same.then_some(conn))
     }
 
     /// Reads all records of connections that have ended; then whatever was displaced and not among them is lost.
@@ -142,11 +159,11 @@ impl Connections {
     }
 
     fn live_record(&mut self, kernel: &dyn Kernel, record: &Record) -> Result<(), CollectError> {
-        if self.live.get(&record.sk).is_some_and(|live| live.born != record.conn.born) {
-            self.displace(record.sk);
+        if self.live.get(&record.conn.sk).is_some_and(|live| live.born != record.conn.born) {
+            self.displace(record.conn.sk);
         }
         if record.kind == GONE {
-            self.displace(record.sk);
+            self.displace(record.conn.sk);
             return drop_leftover(kernel, record);
         }
         let listener = record.conn.flags & LISTENER != 0;
@@ -154,7 +171,7 @@ impl Connections {
             return Ok(());
         }
         let slot = self.table.slot(record, listener);
-        let live = self.live.entry(record.sk).or_insert_with(|| Live {
+        let live = self.live.entry(record.conn.sk).or_insert_with(|| Live {
             born: record.conn.born,
             counters: record.conn.base,
             slot,
@@ -189,7 +206,7 @@ impl Connections {
 
     fn closed_record(&mut self, record: &Record) {
         let conn = &record.conn;
-        let live = self.take(record.sk, conn.born);
+        let live = self.take(record.conn.sk, conn.born);
         let listener = conn.flags & LISTENER != 0;
         let slot = self.table.slot(record, listener);
         let mut counters = live.as_ref().map_or(conn.base, |live| live.counters);
@@ -293,13 +310,15 @@ impl Collector for Connections {
     }
 }
 
-/// Removes the entry of a socket that is gone, unless the address has been taken again meanwhile.
+/// Removes the entry of a socket that is gone, unless the address has been taken again meanwhile. A slot of the nursery
+/// was left by the sweep itself.
 fn drop_leftover(kernel: &dyn Kernel, record: &Record) -> Result<(), CollectError> {
     let mut conn = record.conn;
-    if kernel.lookup("SOCKETS", as_bytes(&record.sk), as_bytes_mut(&mut conn))?
+    if conn.claims == 0
+        && kernel.lookup("SOCKETS", as_bytes(&record.conn.sk), as_bytes_mut(&mut conn))?
         && conn.born == record.conn.born
     {
-        kernel.delete("SOCKETS", as_bytes(&record.sk))?;
+        kernel.delete("SOCKETS", as_bytes(&record.conn.sk))?;
     }
     Ok(())
 }

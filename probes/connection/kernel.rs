@@ -68,7 +68,7 @@ pub fn accept_fexit(ctx: FExitContext) -> i32 {
         2 => returned_after::<2>(context),
         _ => return 0,
     };
-    on_accept(sk);
+    on_accept::<Typed>(sk);
     0
 }
 
@@ -83,7 +83,7 @@ fn returned_after<const PARAMETERS: usize>(context: *const u64) -> u64 {
 /// The same hook where trampolines are refused.
 #[kretprobe(function = "inet_csk_accept")]
 pub fn accept_kretprobe(ctx: RetProbeContext) -> u32 {
-    on_accept(ctx.ret::<u64>());
+    on_accept::<Checked>(ctx.ret::<u64>());
     0
 }
 
@@ -101,7 +101,7 @@ fn on_state<M: Mem>(sk: *const u8, old: u8, new: u8) {
         (state::SYN_RECV, state::ESTABLISHED) => on_passive::<M>(sk),
         (_, state::LISTEN) => on_listen::<M>(sk),
         (_, state::CLOSE) => on_close::<M>(sk, old),
-        (_, state::FIN_WAIT1 | state::LAST_ACK) => on_own_fin(sk),
+        (_, state::FIN_WAIT1 | state::LAST_ACK) => on_own_fin::<M>(sk),
         _ => {}
     }
 }
@@ -117,13 +117,13 @@ fn on_connect<M: Mem>(sk: *const u8) {
             return;
         }
     }
-    track(sk, &Begin::new(owner, CLIENT), true);
+    track::<M>(sk, &Begin::new(owner, CLIENT), true);
 }
 
 /// The peer answered our SYN.
 #[inline(always)]
 fn on_connected<M: Mem>(sk: *const u8) {
-    let Some(conn) = tracked(sk) else { return };
+    let Some(conn) = tracked::<M>(sk) else { return };
     // SAFETY: a live map value; only this socket's state changes write these members, and they do not overlap.
     unsafe {
         let now = bpf_ktime_get_ns();
@@ -147,7 +147,7 @@ fn on_passive<M: Mem>(sk: *const u8) {
         let key = listen_key::<M>(sk, tcp);
         // A listener is only known if its owner passes.
         if LISTENERS.get_ptr(key).is_none() || !scope::passes_port(scope, key.port as u16) {
-            if is_connecting(sk) {
+            if is_connecting::<M>(sk) {
                 on_connected::<M>(sk);
             }
             return;
@@ -169,21 +169,21 @@ fn on_passive<M: Mem>(sk: *const u8) {
         ports: ports::<M>(sk, tcp),
         base: None,
     };
-    if track(sk, &begin, false) == Tracked::Already {
+    if track::<M>(sk, &begin, false) == Tracked::Already {
         // Both sides connected at once and ours is known already; or what is known is a leftover of another socket.
-        if is_connecting(sk) {
+        if is_connecting::<M>(sk) {
             on_connected::<M>(sk);
         } else {
-            track(sk, &begin, true);
+            track::<M>(sk, &begin, true);
         }
     }
 }
 
 /// Whether our own SYN is out on this socket.
 #[inline(always)]
-fn is_connecting(sk: *const u8) -> bool {
+fn is_connecting<M: Mem>(sk: *const u8) -> bool {
     // SAFETY: a live map value.
-    tracked(sk).is_some_and(|known| unsafe { (*known).flags & CLIENT != 0 && (*known).established == 0 })
+    tracked::<M>(sk).is_some_and(|known| unsafe { (*known).flags & CLIENT != 0 && (*known).established == 0 })
 }
 
 /// `listen()`: runs in the caller's context.
@@ -202,7 +202,7 @@ fn on_listen<M: Mem>(sk: *const u8) {
 #[inline(always)]
 fn on_close<M: Mem>(sk: *const u8, old: u8) {
     // A handshake the kernel gave up on its own was never ours to tell of.
-    if old == state::CLOSE || old == state::SYN_RECV && tracked(sk).is_none() {
+    if old == state::CLOSE || old == state::SYN_RECV && tracked::<M>(sk).is_none() {
         return;
     }
     let tcp = M::tcp_sock(sk);
@@ -216,7 +216,7 @@ fn on_close<M: Mem>(sk: *const u8, old: u8) {
         state::ESTABLISHED | state::CLOSE_WAIT
             if unsafe { M::read::<i32>(sk, field!(FIELDS.error)) } == 0 =>
         {
-            on_own_fin(sk);
+            on_own_fin::<M>(sk);
         }
         _ => {}
     }
@@ -226,7 +226,7 @@ fn on_close<M: Mem>(sk: *const u8, old: u8) {
 /// One listener of a port less. The port is no longer in `skc_num` by now, but still in `inet_sport`.
 #[inline(always)]
 fn remove_listener<M: Mem>(sk: *const u8, tcp: *const u8) {
-    if tracked(sk).is_none() {
+    if tracked::<M>(sk).is_none() {
         return;
     }
     let key = listen_key::<M>(sk, tcp);
@@ -245,15 +245,15 @@ fn remove_listener<M: Mem>(sk: *const u8, tcp: *const u8) {
 
 /// Our side sends its FIN: close() or shutdown() in the owner's context.
 #[inline(always)]
-fn on_own_fin(sk: *const u8) {
+fn on_own_fin<M: Mem>(sk: *const u8) {
     if CONTROL.get(0).is_some_and(|control| control.owner_at_close != 0) {
-        take_over(sk);
+        take_over::<M>(sk);
     }
 }
 
 #[inline(always)]
-fn take_over(sk: *const u8) {
-    if let Some(conn) = tracked(sk) {
+fn take_over<M: Mem>(sk: *const u8) {
+    if let Some(conn) = tracked::<M>(sk) {
         // SAFETY: a live map value of a socket its owner holds locked.
         unsafe {
             if (*conn).flags & LISTENERS_OWNER != 0 {
@@ -266,12 +266,12 @@ fn take_over(sk: *const u8) {
 
 /// `accept()`: the process that takes the connection owns it from here on.
 #[inline(always)]
-fn on_accept(sk: u64) {
+fn on_accept<M: Mem>(sk: u64) {
     let sk = sk as *const u8;
     if sk.is_null() {
         return;
     }
-    match (tracked(sk), scope::active()) {
+    match (tracked::<M>(sk), scope::active()) {
         (Some(conn), None) => {
             // SAFETY: a live map value; the socket is ours alone until accept() returns.
             unsafe {
@@ -281,14 +281,14 @@ fn on_accept(sk: u64) {
         }
         (None, None) => {}
         (known, Some(scope)) => {
-            accepted_under_filter(sk, known, scope::passes_port(scope, local_port::<Checked>(sk)))
+            accepted_under_filter::<M>(sk, known, scope::passes_port(scope, local_port::<Checked>(sk)))
         }
     }
 }
 
 /// Under a filter it is the accepting process that counts, whoever listens.
 #[inline(always)]
-fn accepted_under_filter(sk: *const u8, known: Option<*mut Conn>, passes_port: bool) {
+fn accepted_under_filter<M: Mem>(sk: *const u8, known: Option<*mut Conn>, passes_port: bool) {
     let owner = current::owner();
     match (known, scope::passes_task(current::task(), &owner)) {
         (Some(conn), true) => {
@@ -302,7 +302,7 @@ fn accepted_under_filter(sk: *const u8, known: Option<*mut Conn>, passes_port: b
         (None, true) if passes_port => {
             let ports = ports::<Checked>(sk, sk);
             let begin = Begin { established: true, ports, ..Begin::new(owner, SERVER) };
-            track(sk, &begin, false);
+            track::<M>(sk, &begin, false);
         }
         _ => {}
     }
@@ -311,23 +311,23 @@ fn accepted_under_filter(sk: *const u8, known: Option<*mut Conn>, passes_port: b
 /// The socket is going: hands over what it has done and forgets it.
 #[inline(always)]
 fn finish<M: Mem>(sk: *const u8, tcp: *const u8, old: u8) {
-    let Some(conn) = tracked(sk) else {
+    let Some(conn) = tracked::<M>(sk) else {
         return finish_untracked::<M>(sk, tcp, old);
     };
     let Some(mut entry) = RECORDS.reserve::<Record>(0) else {
         return finish_aside::<M>(sk, tcp, old);
     };
     // SAFETY: a live map value, copied whole.
-    unsafe { describe::<M>(sk, tcp, entry.as_mut_ptr(), &*conn, CLOSED, old) };
+    let now = unsafe { describe::<M>(sk, tcp, entry.as_mut_ptr(), &*conn, CLOSED, old) };
     // Forgotten before the record is out: whoever has read the record will not meet the connection in a sweep.
     forget(sk, conn);
-    entry.submit(record::wakeup(&RECORDS, RING_BYTES));
+    entry.submit(record::wakeup(&RECORDS, RING_BYTES, now));
 }
 
 /// The ring is full: the record waits in a map until the agent's next tick.
 #[inline(never)]
 fn finish_aside<M: Mem>(sk: *const u8, tcp: *const u8, old: u8) {
-    if let Some(conn) = tracked(sk) {
+    if let Some(conn) = tracked::<M>(sk) {
         let mut aside = MaybeUninit::<Record>::uninit();
         // SAFETY: `describe` writes every byte; a live map value, copied whole.
         let aside = unsafe {
@@ -360,10 +360,11 @@ fn finish_untracked<M: Mem>(sk: *const u8, tcp: *const u8, old: u8) {
         return loss::count(Loss::Record);
     };
     let mut conn = MaybeUninit::<Conn>::uninit();
-    // SAFETY: both write every byte of what they are given.
-    unsafe {
-        Begin::new(owner, UNTRACKED | role).write(conn.as_mut_ptr());
-        describe::<M>(sk, tcp, entry.as_mut_ptr(), conn.assume_init_ref(), CLOSED, old);
-    }
-    entry.submit(record::wakeup(&RECORDS, RING_BYTES));
+    // SAFETY: together they leave no byte unwritten.
+    let now = unsafe {
+        Begin::new(owner, UNTRACKED | role).write(M::address(sk), conn.as_mut_ptr());
+        (*conn.as_mut_ptr()).claims = 0;
+        describe::<M>(sk, tcp, entry.as_mut_ptr(), conn.assume_init_ref(), CLOSED, old)
+    };
+    entry.submit(record::wakeup(&RECORDS, RING_BYTES, now));
 }

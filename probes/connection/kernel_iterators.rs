@@ -9,15 +9,15 @@ use aya_ebpf::{
 };
 use sidecar_ebpf::{
     current, field,
-    mem::{Checked, Mem},
+    mem::{Checked, Mem, Typed},
     scope,
     sidecar_common::owner::Owner,
 };
 
 use crate::{
     kernel_socket::{
-        Begin, CONTROL, FIELDS, add_listener, counters, describe, infer, local_port, park, ports, track,
-        tracked,
+        Begin, CONTROL, FIELDS, add_listener, counters, describe, infer, is_nursery, leave, local_port,
+        ports, track, tracked,
     },
     shared::{
         AF_INET, AF_INET6, Conn, GONE, IPPROTO_TCP, LISTENER, LISTENERS_OWNER, LIVE, PREEXISTING, Record,
@@ -35,7 +35,7 @@ const SOCKET: u16 = 0o140_000;
 pub struct MapElement {
     meta: *const IterMeta,
     map: *const c_void,
-    key: *const u64,
+    key: *const c_void,
     value: *mut Conn,
 }
 
@@ -61,20 +61,32 @@ pub struct IterMeta {
     seq: *mut c_void,
 }
 
-/// One live socket of the periodic sweep: reported if segments have moved since the last time.
+/// One live socket of the periodic sweep, of those in the table.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_map_elem")]
 pub extern "C" fn sweep(ctx: *mut MapElement) -> i32 {
-    // SAFETY: the context the kernel calls an iterator of this kind with; key and value are null at the end.
+    sweep_element(ctx);
+    0
+}
+
+/// The same for those in the nursery.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_map_elem")]
+pub extern "C" fn sweep_nursery(ctx: *mut MapElement) -> i32 {
+    sweep_element(ctx);
+    0
+}
+
+/// Reports a socket if segments have moved since the last time.
+#[inline(always)]
+fn sweep_element(ctx: *mut MapElement) {
+    // SAFETY: the context the kernel calls an iterator of this kind with; the value is null at the end.
     unsafe {
-        let (key, conn) = ((*ctx).key, (*ctx).value);
-        if key.is_null() || conn.is_null() {
-            return 0;
+        let conn = (*ctx).value;
+        if conn.is_null() || (*conn).flags == 0 {
+            return;
         }
-        if (*conn).flags == 0 {
-            return 0;
-        }
-        let sk = *key as *const u8;
+        let sk = (*conn).sk as *const u8;
         let state = Checked::read::<u8>(sk, field!(FIELDS.state));
         let kind = if replaced(sk, &*conn, state) { GONE } else { LIVE };
         let moved = Checked::read::<u32>(sk, field!(FIELDS.segs_in))
@@ -86,20 +98,29 @@ pub extern "C" fn sweep(ctx: *mut MapElement) -> i32 {
         let last = CONTROL.get(0).is_some_and(|control| control.scan == SWEEP_AND_FORGET);
         if kind == LIVE && (*conn).seen == seen && !unsettled {
             if last {
-                park(conn);
+                leave(conn);
             }
-            return 0;
+            return;
         }
         let mut record = MaybeUninit::<Record>::uninit();
         describe::<Checked>(sk, sk, record.as_mut_ptr(), &*conn, kind, state);
+        // Meanwhile the slot may have gone from one socket to another: then the record is a mixture.
+        let (of, born) = ((&raw const (*conn).sk).read_volatile(), (&raw const (*conn).born).read_volatile());
+        let described = &(*record.as_ptr()).conn;
+        if of != sk as u64
+            || described.sk != of
+            || described.born != born
+            || (&raw const (*conn).flags).read_volatile() == 0
+        {
+            return;
+        }
         let size = size_of::<Record>() as u32;
         if bpf_seq_write((*(*ctx).meta).seq.cast(), record.as_ptr().cast(), size) == 0 {
             (*conn).seen = seen;
-            if last {
-                park(conn);
+            if last || kind == GONE && is_nursery(conn) {
+                leave(conn);
             }
         }
-        0
     }
 }
 
@@ -148,6 +169,7 @@ pub extern "C" fn scan_sockets(ctx: *mut TcpSocket) -> i32 {
         if sk.is_null() || scope::active().is_some_and(scope::needs_owner) {
             return 0;
         }
+        let sk = Typed::address(sk) as *const u8;
         let now = Checked::read::<u8>(sk, field!(FIELDS.state));
         // These two are not full sockets: reading further would read something else.
         if now != state::TIME_WAIT && now != state::NEW_SYN_RECV && is_tcp(sk) {
@@ -172,7 +194,7 @@ fn found(sk: *const u8, task: *const u8) {
     let Some(control) = CONTROL.get(0) else { return };
     // SAFETY: offsets of `struct sock`.
     let now = unsafe { Checked::read::<u8>(sk, field!(FIELDS.state)) };
-    if control.scan == SCAN_OWNERS && tracked(sk).is_none() {
+    if control.scan == SCAN_OWNERS && tracked::<Checked>(sk).is_none() {
         return;
     }
     let owner = current::owner_of(task);
@@ -214,13 +236,13 @@ fn found_connection(sk: *const u8, now: u8, owner: Option<Owner>) {
         ports: if now == state::SYN_SENT { 0 } else { ports::<Checked>(sk, sk) },
         ..Begin::new(owner.unwrap_or(listener), role | PREEXISTING | unsettled)
     };
-    track(sk, &begin, false);
+    track::<Checked>(sk, &begin, false);
 }
 
 /// Gives a connection that still carries its listener's owner to the process that holds it.
 #[inline(always)]
 fn settle(sk: *const u8, owner: Owner) {
-    if let Some(conn) = tracked(sk) {
+    if let Some(conn) = tracked::<Checked>(sk) {
         // SAFETY: a live map value.
         unsafe {
             if (*conn).flags & LISTENERS_OWNER != 0 {

@@ -20,17 +20,22 @@ use sidecar_ebpf::{
 };
 
 use crate::shared::{
-    AF_INET6, CLIENT, Conn, Constants, Control, Counters, Fields, LISTENERS_ENTRIES, LISTENERS_OWNER,
-    ListenKey, Listener, Record, SERVER, SOCK_DONE,
+    AF_INET6, CLIENT, Conn, Constants, Control, Counters, Fields, LISTENER, LISTENERS_ENTRIES,
+    LISTENERS_OWNER, ListenKey, Listener, MAX_NURSERY, PREEXISTING, Record, SERVER, SOCK_DONE, nursery_slot,
 };
 
 #[unsafe(no_mangle)]
 pub static FIELDS: Fields = Fields::UNRESOLVED;
 
 #[unsafe(no_mangle)]
-pub static CONSTANTS: Global<Constants> = Global::new(Constants { accept_parameters: 0, parked: 0 });
+pub static CONSTANTS: Global<Constants> =
+    Global::new(Constants { accept_parameters: 0, parked: 0, nursery_mask: 0 });
 
-/// Live sockets by address, and parked entries of former ones. Grows as needed, so that a quiet machine does not pay for a busy one.
+/// Where a new socket is remembered if its slot is free: found by its address without a search, at a tenth of the cost of
+/// a hash table. Most connections are short, and most find it free.
+#[map]
+pub static NURSERY: Array<Conn> = Array::with_max_entries(MAX_NURSERY, 0);
+/// The other live sockets by address, and parked entries of former ones. Grows as needed, so that a quiet machine does not pay for a busy one.
 #[map]
 pub static SOCKETS: HashMap<u64, Conn> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 #[map]
@@ -61,13 +66,13 @@ impl Begin {
         Self { owner, flags, established: false, handshake: 0, ports: 0, base: None }
     }
 
-    /// Writes a whole entry, its flags last: until then it counts as parked. Word by word, because the compiler would
-    /// clear it with a loop over its bytes.
+    /// Writes a whole entry but its claims, its flags last: until then it is nobody's. Word by word, because the compiler
+    /// would clear it with a loop over its bytes.
     ///
     /// # Safety
     /// `to` is writable.
     #[inline(always)]
-    pub unsafe fn write(&self, to: *mut Conn) {
+    pub unsafe fn write(&self, sk: u64, to: *mut Conn) {
         // SAFETY: as promised by the caller; the name is aligned to a word.
         unsafe {
             let now = bpf_ktime_get_ns();
@@ -88,7 +93,7 @@ impl Begin {
             }
             (&raw mut (*to).ports).write_volatile(self.ports);
             (&raw mut (*to).seen).write_volatile(0);
-            (&raw mut (*to).reserved).write_volatile(0);
+            (&raw mut (*to).sk).write_volatile(sk);
             (&raw mut (*to).flags).write_volatile(self.flags);
         }
     }
@@ -102,17 +107,87 @@ pub enum Tracked {
     NoRoom,
 }
 
-/// The entry of a socket, unless it is parked.
+/// The entry of a socket.
 #[inline(always)]
-pub fn tracked(sk: *const u8) -> Option<*mut Conn> {
+pub fn tracked<M: Mem>(sk: *const u8) -> Option<*mut Conn> {
+    let sk = M::address(sk);
+    if let Some(conn) = slot(sk)
+        && is_in(sk, conn)
+    {
+        return Some(conn);
+    }
     // SAFETY: a live map value.
-    SOCKETS.get_ptr_mut(sk as u64).filter(|conn| unsafe { (**conn).flags } != 0)
+    SOCKETS.get_ptr_mut(sk).filter(|conn| unsafe { (**conn).flags } != 0)
+}
+
+#[inline(always)]
+fn slot(sk: u64) -> Option<*mut Conn> {
+    NURSERY.get_ptr_mut(nursery_slot(sk, CONSTANTS.load().nursery_mask))
+}
+
+/// Whether a slot of the nursery holds this socket.
+#[inline(always)]
+fn is_in(sk: u64, slot: *const Conn) -> bool {
+    // SAFETY: a live map value.
+    unsafe {
+        (&raw const (*slot).sk).read_volatile() == sk && (&raw const (*slot).flags).read_volatile() != 0
+    }
+}
+
+/// Takes a slot of the nursery if nobody has it. Without compare-and-exchange, which kernels before 5.12 refuse: of
+/// several that add their claim at once none may find itself alone, but never two.
+#[inline(always)]
+fn claim(slot: *mut Conn) -> bool {
+    // SAFETY: a live map value; additions are atomic, and the sum is read apart from them.
+    unsafe {
+        if (&raw const (*slot).claims).read_volatile() != 0 {
+            return false;
+        }
+        add_claim(slot, 1);
+        // The flags, too: whoever had the slot last has cleared them before it gave up its claim, but on some processors
+        // the one may be seen before the other.
+        if (&raw const (*slot).claims).read_volatile() == 1 && (&raw const (*slot).flags).read_volatile() == 0
+        {
+            return true;
+        }
+        add_claim(slot, u32::MAX);
+        false
+    }
+}
+
+#[inline(always)]
+fn add_claim(slot: *mut Conn, change: u32) {
+    // SAFETY: a live map value; the sum is not used.
+    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(&raw mut (*slot).claims, change) };
 }
 
 /// Begins to remember a socket. With `replace`, what is known at its address is a leftover.
 #[inline(always)]
-pub fn track(sk: *const u8, begin: &Begin, replace: bool) -> Tracked {
-    if let Some(known) = SOCKETS.get_ptr_mut(sk as u64) {
+pub fn track<M: Mem>(sk: *const u8, begin: &Begin, replace: bool) -> Tracked {
+    let sk = M::address(sk);
+    if let Some(slot) = slot(sk) {
+        if is_in(sk, slot) {
+            if !replace {
+                return Tracked::Already;
+            }
+            // SAFETY: a live map value; a socket's changes of state come one after the other.
+            unsafe { begin.write(sk, slot) };
+            return Tracked::Now;
+        }
+        // What is known to last long would only keep the slot from others.
+        if begin.flags & (LISTENER | PREEXISTING) == 0 && claim(slot) {
+            // SAFETY: a live map value that is ours alone.
+            unsafe { begin.write(sk, slot) };
+            return Tracked::Now;
+        }
+    }
+    track_long(sk, begin, replace)
+}
+
+/// The same in the table of all the others.
+#[inline(always)]
+fn track_long(sk: u64, begin: &Begin, replace: bool) -> Tracked {
+    if let Some(known) = SOCKETS.get_ptr_mut(sk) {
         // SAFETY: a live map value; a socket's changes of state come one after the other.
         unsafe {
             if (*known).flags == 0 {
@@ -120,41 +195,54 @@ pub fn track(sk: *const u8, begin: &Begin, replace: bool) -> Tracked {
             } else if !replace {
                 return Tracked::Already;
             }
-            begin.write(known);
+            begin.write(sk, known);
         }
         return Tracked::Now;
     }
     let mut conn = MaybeUninit::<Conn>::uninit();
-    // SAFETY: `write` leaves no byte unwritten.
+    // SAFETY: together they leave no byte unwritten.
     let conn = unsafe {
-        begin.write(conn.as_mut_ptr());
+        begin.write(sk, conn.as_mut_ptr());
+        (*conn.as_mut_ptr()).claims = 0;
         conn.assume_init_ref()
     };
-    if SOCKETS.insert(sk as u64, conn, u64::from(BPF_NOEXIST)).is_ok() {
+    if SOCKETS.insert(sk, conn, u64::from(BPF_NOEXIST)).is_ok() {
         return Tracked::Now;
     }
     loss::count(Loss::MapFull);
     Tracked::NoRoom
 }
 
-/// Forgets a socket. Its entry stays for the next socket at the same address, which is often soon: the kernel reuses the
-/// memory last freed, and an entry that is there already costs half as much.
+/// Forgets a socket. In the nursery its slot is free; an entry of the table stays for the next socket at the same
+/// address, which is often soon: the kernel reuses the memory last freed, and an entry that is there already costs half
+/// as much.
 #[inline(always)]
 pub fn forget(sk: *const u8, conn: *mut Conn) {
     let parked = PARKED.get(0).copied().unwrap_or(u64::MAX);
-    if parked < u64::from(CONSTANTS.load().parked) {
-        park(conn);
+    if is_nursery(conn) || parked < u64::from(CONSTANTS.load().parked) {
+        leave(conn);
     } else {
         let _ = SOCKETS.remove(sk as u64);
     }
 }
 
-/// Leaves an entry to the next socket at its address.
+/// Leaves an entry to another socket: a slot of the nursery to any, another one to the next at its address.
 #[inline(always)]
-pub fn park(conn: *mut Conn) {
+pub fn leave(conn: *mut Conn) {
     // SAFETY: a live map value.
     unsafe { (&raw mut (*conn).flags).write_volatile(0) };
-    add(&PARKED, 1);
+    if is_nursery(conn) {
+        add_claim(conn, u32::MAX);
+    } else {
+        add(&PARKED, 1);
+    }
+}
+
+/// Whether an entry in use is a slot of the nursery.
+#[inline(always)]
+pub fn is_nursery(conn: *const Conn) -> bool {
+    // SAFETY: a live map value.
+    unsafe { (&raw const (*conn).claims).read_volatile() != 0 }
 }
 
 #[inline(always)]
@@ -167,7 +255,7 @@ fn add(counter: &Array<u64>, value: u64) {
 
 #[inline(always)]
 pub fn add_listener<M: Mem>(sk: *const u8, port: u16, begin: &Begin) {
-    if track(sk, begin, false) != Tracked::Now {
+    if track::<M>(sk, begin, false) != Tracked::Now {
         return;
     }
     // SAFETY: offsets of `struct sock`.
@@ -259,7 +347,7 @@ pub fn counters<M: Mem>(sk: *const u8, tcp: *const u8) -> Counters {
     }
 }
 
-/// Writes a whole record.
+/// Writes a whole record; says when, in monotonic nanoseconds.
 ///
 /// # Safety
 /// `to` is writable; `sk` and `tcp` suit `M`.
@@ -271,12 +359,12 @@ pub unsafe fn describe<M: Mem>(
     conn: &Conn,
     kind: u32,
     state: u8,
-) {
+) -> u64 {
     // SAFETY: as promised by the caller; offsets of `struct sock`, `struct inet_sock` and `struct tcp_sock`.
     unsafe {
         let family = M::read::<u16>(sk, field!(FIELDS.family));
-        (*to).sk = sk as u64;
-        (*to).now = bpf_ktime_get_ns();
+        let now = bpf_ktime_get_ns();
+        (*to).now = now;
         (*to).conn = *conn;
         if conn.flags & LISTENERS_OWNER != 0 {
             let (owner, _) = infer::<M>(sk, tcp);
@@ -300,5 +388,6 @@ pub unsafe fn describe<M: Mem>(
         (*to).state = u16::from(state);
         (*to).kind = kind;
         (*to).reserved = 0;
+        now
     }
 }

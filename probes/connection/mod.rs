@@ -61,6 +61,12 @@ static HOOKS: &[Hook] = &[
         steps: &[Step { program: "sweep", via: Via::MapIterator("SOCKETS"), degrades: "" }],
     },
     Hook {
+        name: "sweep of new connections",
+        required: true,
+        missing: "new connections are not counted before they end",
+        steps: &[Step { program: "sweep_nursery", via: Via::MapIterator("NURSERY"), degrades: "" }],
+    },
+    Hook {
         name: "accepting process",
         required: false,
         missing: "accepted connections carry the name of the process that called listen()",
@@ -86,12 +92,14 @@ static HOOKS: &[Hook] = &[
 ];
 
 fn plan(start: &Start, facts: &dyn KernelFacts) -> Plan {
+    let nursery = shared::nursery_slots(start.max_connections);
     let constants = shared::Constants {
         accept_parameters: facts.parameters("inet_csk_accept").unwrap_or(0),
         parked: shared::MAX_PARKED.min(start.max_connections / 16),
+        nursery_mask: nursery - 1,
     };
     Plan {
-        map_sizes: vec![("SOCKETS", start.max_connections)],
+        map_sizes: vec![("SOCKETS", start.max_connections), ("NURSERY", nursery)],
         constants: vec![Constant { symbol: "CONSTANTS", bytes: as_bytes(&constants).to_vec() }],
         ..Plan::default()
     }

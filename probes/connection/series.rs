@@ -3,16 +3,16 @@
 use std::{
     collections::HashMap,
     hash::{Hash, Hasher},
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use rustc_hash::FxHashMap;
-use sidecar_common::{owner::COMM_LEN, scope::comm_words};
+use sidecar_common::scope::{CommWords, comm_words};
 use sidecar_core::{HistogramValue, Labels, Rows, Start, Value};
 
 use super::{
     ending::{Closed, Failed},
-    metrics,
+    metrics::{self, Bounds},
     shared::{AF_INET6, CLIENT, Counters, Record},
 };
 
@@ -24,7 +24,6 @@ const NAMES: [&str; 7] = ["src_ip", "dst_ip", "dst_port", "role", "comm", "pid",
 const SRC_IP: Wanted = Wanted(1);
 const DST_IP: Wanted = Wanted(1 << 1);
 const DST_PORT: Wanted = Wanted(1 << 2);
-const ROLE: Wanted = Wanted(1 << 3);
 const COMM: Wanted = Wanted(1 << 4);
 const PID: Wanted = Wanted(1 << 5);
 const CGROUP: Wanted = Wanted(1 << 6);
@@ -44,33 +43,85 @@ impl Wanted {
     }
 }
 
-/// A label set as numbers; what the user does not want is zero, so that it does not tell series apart.
+/// A label set as the record's own words; what the user does not want is zero, so that it does not tell series apart.
+/// One host can be two keys (IPv4 and its IPv6-mapped form): they meet again by their text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Key {
-    src: u128,
-    dst: u128,
-    cgroup: u64,
-    comm: [u8; 16],
-    pid: u32,
-    port: u16,
-    client: bool,
-    listener: bool,
+struct Key([u64; 8]);
+
+/// Bits of a key's last word: process id, port, address family, and the two below.
+const PID_SHIFT: u32 = 32;
+const PORT_SHIFT: u32 = 16;
+const FAMILY_SHIFT: u32 = 8;
+const CLIENT_BIT: u64 = 1 << 1;
+const LISTENER_BIT: u64 = 1;
+
+impl Key {
+    /// Word by word, since this is done for every connection that ends.
+    fn of(record: &Record, listener: bool, masks: &Masks) -> Self {
+        let conn = &record.conn;
+        let client = conn.flags & CLIENT != 0;
+        let [saddr, daddr] = [words(&record.saddr), words(&record.daddr)];
+        let [comm, more] = comm_words(&conn.owner.comm);
+        let port = if client { record.dport } else { record.sport };
+        let rest = u64::from(conn.owner.pid) << PID_SHIFT
+            | u64::from(port) << PORT_SHIFT
+            | u64::from(record.family) << FAMILY_SHIFT
+            | if client { CLIENT_BIT } else { 0 }
+            | u64::from(listener);
+        let mut key = [saddr[0], saddr[1], daddr[0], daddr[1], comm, more, conn.owner.cgroup, rest];
+        for (word, mask) in key.iter_mut().zip(masks.of(client, listener)) {
+            *word &= mask;
+        }
+        Self(key)
+    }
+
+    /// Local and remote address.
+    fn addresses(&self) -> [IpAddr; 2] {
+        let [a, b, c, d, .., rest] = self.0;
+        let family = (rest >> FAMILY_SHIFT) as u8;
+        [address(family, [a, b]), address(family, [c, d])]
+    }
+
+    fn client(&self) -> bool {
+        self.0[7] & CLIENT_BIT != 0
+    }
+
+    fn listener(&self) -> bool {
+        self.0[7] & LISTENER_BIT != 0
+    }
 }
 
 impl Hash for Key {
-    /// Word by word: field by field costs several times as much, for every connection that ends.
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let [first, second] = comm_words(&self.comm);
-        let rest = u64::from(self.pid) << 32
-            | u64::from(self.port) << 16
-            | u64::from(self.client) << 1
-            | u64::from(self.listener);
-        for word in [self.src as u64, (self.src >> 64) as u64, self.dst as u64, (self.dst >> 64) as u64] {
+        for word in self.0 {
             state.write_u64(word);
         }
-        for word in [first, second, self.cgroup, rest] {
-            state.write_u64(word);
-        }
+    }
+}
+
+/// The bits of a key the user wants, for each kind of socket.
+struct Masks([[u64; 8]; 4]);
+
+impl Masks {
+    fn new(wanted: Wanted) -> Self {
+        Self(std::array::from_fn(|kind| {
+            let (client, listener) = (kind & 2 != 0, kind & 1 != 0);
+            let all = |on: bool| if on { u64::MAX } else { 0 };
+            let (src, dst) = (all(wanted.has(SRC_IP) && !listener), all(wanted.has(DST_IP)));
+            let (local, remote) = if client { (src, dst) } else { (dst, src) };
+            let comm = all(wanted.has(COMM));
+            // Which side is local is told by the client bit, so addresses need it whether or not the role is shown.
+            let rest = all(wanted.has(PID)) << PID_SHIFT
+                | (all(wanted.has(DST_PORT)) & 0xffff) << PORT_SHIFT
+                | 0xff << FAMILY_SHIFT
+                | CLIENT_BIT
+                | LISTENER_BIT;
+            [local, local, remote, remote, comm, comm, all(wanted.has(CGROUP)), rest]
+        }))
+    }
+
+    fn of(&self, client: bool, listener: bool) -> &[u64; 8] {
+        &self.0[usize::from(client) << 1 | usize::from(listener)]
     }
 }
 
@@ -83,13 +134,11 @@ struct Histogram {
 }
 
 impl Histogram {
-    fn observe(&mut self, bounds: &[u64], nanos: u64) {
+    fn observe(&mut self, bounds: &Bounds, nanos: u64) {
         if self.counts.is_empty() {
-            self.counts = vec![0; bounds.len() + 1].into();
+            self.counts = vec![0; metrics::BOUNDS + 1].into();
         }
-        // Bounds are inclusive: the first one that is not below the value.
-        let at = bounds.partition_point(|&bound| bound < nanos);
-        self.counts[at] += 1;
+        self.counts[bounds.bucket(nanos)] += 1;
         self.nanos = self.nanos.saturating_add(nanos);
     }
 
@@ -140,7 +189,7 @@ impl Series {
     pub(super) fn open(&mut self, handshake: u64) {
         self.opened += 1;
         if handshake > 0 {
-            self.handshake.observe(&metrics::TRIP_NANOS, handshake);
+            self.handshake.observe(&metrics::TRIP, handshake);
         }
     }
 
@@ -148,7 +197,7 @@ impl Series {
     pub(super) fn close(&mut self, how: Closed, duration: Option<u64>) {
         self.closed[how as usize] += 1;
         if let Some(nanos) = duration {
-            self.duration.observe(&metrics::DURATION_NANOS, nanos);
+            self.duration.observe(&metrics::DURATIONS, nanos);
         }
     }
 
@@ -165,7 +214,7 @@ impl Series {
     /// Adds a sample of the smoothed round-trip time, in the kernel's eighths of a microsecond.
     pub(super) fn round_trip(&mut self, srtt: u32) {
         if srtt > 0 {
-            self.rtt.observe(&metrics::TRIP_NANOS, u64::from(srtt) * 1000 / 8);
+            self.rtt.observe(&metrics::TRIP, u64::from(srtt) * 1000 / 8);
         }
     }
 
@@ -209,6 +258,7 @@ impl Series {
 pub(super) struct Table {
     start: Start,
     wanted: Wanted,
+    masks: Masks,
     slots: Vec<Series>,
     free: Vec<u32>,
     index: FxHashMap<Key, u32>,
@@ -234,6 +284,7 @@ impl Table {
         Self {
             start: start.clone(),
             wanted,
+            masks: Masks::new(wanted),
             by_text: [(false, OTHER), (true, OTHER_LISTENERS)]
                 .map(|(listener, slot)| ((other(listener).labels, listener), slot))
                 .into(),
@@ -253,7 +304,7 @@ impl Table {
 
     /// The slot for a record's label set; the `other` row's when there is no room.
     pub(super) fn slot(&mut self, record: &Record, listener: bool) -> u32 {
-        let key = key(self.wanted, record, listener);
+        let key = Key::of(record, listener, &self.masks);
         if let Some(&slot) = self.index.get(&key) {
             return slot;
         }
@@ -333,16 +384,19 @@ impl Table {
     }
 
     fn labels(&self, key: &Key) -> Labels {
+        let [local, remote] = key.addresses();
+        let (src, dst) = if key.client() { (local, remote) } else { (remote, local) };
+        let [.., comm, more, cgroup, rest] = key.0;
         let value = |name| match name {
-            "src_ip" => address(key.src).to_string(),
-            "dst_ip" => address(key.dst).to_string(),
-            "dst_port" => key.port.to_string(),
-            "role" => if key.client { "client" } else { "server" }.to_owned(),
-            "comm" => comm_text(&key.comm),
-            "pid" => key.pid.to_string(),
-            _ => self.start.names.cgroup(key.cgroup),
+            "src_ip" => src.to_string(),
+            "dst_ip" => dst.to_string(),
+            "dst_port" => (rest >> PORT_SHIFT & 0xffff).to_string(),
+            "role" => if key.client() { "client" } else { "server" }.to_owned(),
+            "comm" => comm_text([comm, more]),
+            "pid" => (rest >> PID_SHIFT).to_string(),
+            _ => self.start.names.cgroup(cgroup),
         };
-        Labels::new(names(self.wanted, key.listener).map(|name| (name, value(name))))
+        Labels::new(names(self.wanted, key.listener()).map(|name| (name, value(name))))
     }
 }
 
@@ -352,42 +406,28 @@ fn names(wanted: Wanted, listener: bool) -> impl Iterator<Item = &'static str> {
     NAMES.into_iter().enumerate().filter_map(of)
 }
 
-fn key(wanted: Wanted, record: &Record, listener: bool) -> Key {
-    let (local, remote) = (address_of(record, &record.saddr), address_of(record, &record.daddr));
-    let client = record.conn.flags & CLIENT != 0;
-    let (src, dst, port) = if client { (local, remote, record.dport) } else { (remote, local, record.sport) };
-    let owner = &record.conn.owner;
-    Key {
-        src: if wanted.has(SRC_IP) && !listener { src } else { 0 },
-        dst: if wanted.has(DST_IP) { dst } else { 0 },
-        port: if wanted.has(DST_PORT) { port } else { 0 },
-        client: wanted.has(ROLE) && client,
-        comm: if wanted.has(COMM) { owner.comm } else { [0; 16] },
-        pid: if wanted.has(PID) { owner.pid } else { 0 },
-        cgroup: if wanted.has(CGROUP) { owner.cgroup } else { 0 },
-        listener,
-    }
-}
-
 /// A process's name. Names are bytes; what is not UTF-8 is shown as such.
-fn comm_text(comm: &[u8; COMM_LEN]) -> String {
-    let end = comm.iter().position(|&byte| byte == 0).unwrap_or(COMM_LEN);
-    String::from_utf8_lossy(&comm[..end]).into_owned()
+fn comm_text(words: CommWords) -> String {
+    let bytes = words.map(u64::to_ne_bytes).concat();
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-/// An address as a number, IPv4 in its IPv6-mapped form: the same host is the same whatever the socket's family.
-fn address_of(record: &Record, words: &[u32; 4]) -> u128 {
-    let mut bytes = [0; 16];
-    if record.family == AF_INET6 {
-        for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
-            to.copy_from_slice(&word.to_ne_bytes());
-        }
-        u128::from_be_bytes(bytes)
+/// An address as two words.
+fn words(address: &[u32; 4]) -> [u64; 2] {
+    let pair = |at: usize| u64::from(address[at]) | u64::from(address[at + 1]) << 32;
+    [pair(0), pair(2)]
+}
+
+/// An address in network order. An IPv4 address in its IPv6-mapped form is shown as what it is: the same host is the
+/// same whatever the socket's family.
+fn address(family: u8, words: [u64; 2]) -> IpAddr {
+    let bytes = words.map(u64::to_le_bytes);
+    if u16::from(family) == AF_INET6 {
+        let [[a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]] = bytes;
+        Ipv6Addr::from([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]).to_canonical()
     } else {
-        0xffff_0000_0000 | u128::from(u32::from_be_bytes(words[0].to_ne_bytes()))
+        let [a, b, c, d, ..] = bytes[0];
+        Ipv4Addr::new(a, b, c, d).into()
     }
-}
-
-fn address(number: u128) -> IpAddr {
-    Ipv6Addr::from(number).to_canonical()
 }

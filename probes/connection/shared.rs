@@ -119,13 +119,14 @@ impl Counters {
     }
 }
 
-/// What the kernel side remembers of a live socket. Key of the `SOCKETS` map is the socket's address.
+/// What the kernel side remembers of a live socket: an entry of `NURSERY`, or of `SOCKETS`, whose key is the socket's
+/// address.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Conn {
     /// Whose socket it is.
     pub owner: Owner,
-    /// When tracking began, monotonic nanoseconds. With the address it names the connection: addresses are reused.
+    /// When tracking began, monotonic nanoseconds: addresses are reused.
     pub born: u64,
     /// When it was established, monotonic nanoseconds; 0 if it is not, or was before the agent.
     pub established: u64,
@@ -135,12 +136,35 @@ pub struct Conn {
     pub base: Counters,
     /// Both ports once it is established, to notice an address that was reused behind our back.
     pub ports: u32,
-    /// `CLIENT`, `SERVER`, …; 0: parked, that is, of a socket that is gone.
+    /// `CLIENT`, `SERVER`, …; 0: the entry is of no socket, or of one that is gone.
     pub flags: u32,
     /// Sum of the segment counters when the sweep last reported it; only the sweep writes it.
     pub seen: u32,
-    /// No padding, so that the bytes are all ours.
-    pub reserved: u32,
+    /// How many want this slot of `NURSERY`: whoever makes it 1 has it. Always 0 in `SOCKETS`.
+    pub claims: u32,
+    /// Address of the socket. With `born` it names the connection.
+    pub sk: u64,
+}
+
+/// Slots of `NURSERY`: at most one for 32 entries of `SOCKETS`, and a power of two.
+#[must_use]
+pub const fn nursery_slots(max_connections: u32) -> u32 {
+    let share = max_connections / 32;
+    if share == 0 {
+        1
+    } else if share > MAX_NURSERY {
+        MAX_NURSERY
+    } else {
+        1 << share.ilog2()
+    }
+}
+
+/// The one slot of `NURSERY` in which a socket may be. `mask` is the number of slots, a power of two, less one.
+#[must_use]
+#[inline(always)]
+pub const fn nursery_slot(sk: u64, mask: u32) -> u32 {
+    // Objects of a slab lie at equal distances; the multiplication spreads them.
+    ((sk >> 6).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32 & mask
 }
 
 /// Key of the `LISTENERS` map.
@@ -176,8 +200,6 @@ pub const GONE: u32 = 2;
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Record {
-    /// Address of the socket.
-    pub sk: u64,
     /// Monotonic nanoseconds of this record.
     pub now: u64,
     /// What was remembered.
@@ -237,13 +259,18 @@ pub struct Constants {
     pub accept_parameters: u32,
     /// Entries of `SOCKETS` that may stay for the next socket at the same address.
     pub parked: u32,
+    /// Slots of `NURSERY` less one.
+    pub nursery_mask: u32,
 }
+
+/// Most slots of `NURSERY`.
+pub const MAX_NURSERY: u32 = 2_048;
 
 /// Most entries parked; at most a sixteenth of the map.
 pub const MAX_PARKED: u32 = 4_096;
 
-/// Bytes of the ring buffer of records: room for 2,500 connections that end between two wake-ups.
-pub const RING_BYTES: u32 = 512 * 1024;
+/// Bytes of the ring buffer of records: room for 1,200 connections that end between two wake-ups.
+pub const RING_BYTES: u32 = 256 * 1024;
 /// Records kept aside when the ring is full.
 pub const SPILL_ENTRIES: u32 = 8_192;
 /// Distinct listening ports known.

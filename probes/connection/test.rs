@@ -9,7 +9,7 @@ use super::{
     PROBE,
     shared::{
         AF_INET, AF_INET6, CLIENT, CLOSED, Conn, Counters, GONE, LISTENER, LISTENERS_OWNER, LIVE,
-        PREEXISTING, Record, SERVER, state,
+        PREEXISTING, Record, SERVER, nursery_slot, nursery_slots, state,
     },
 };
 use crate::{
@@ -52,7 +52,7 @@ impl Bench {
             now: Duration::from_secs(100),
             ..FakeKernel::default()
         };
-        for iterator in ["sweep", "scan_files", "scan_sockets"] {
+        for iterator in ["sweep", "sweep_nursery", "scan_files", "scan_sockets"] {
             kernel.iterators.insert(iterator.into(), Vec::new());
         }
         let mut collector = (PROBE.start)(start);
@@ -116,10 +116,10 @@ fn record(sk: u64, born: u64, counters: Counters) -> Record {
         ports: 1,
         flags: CLIENT,
         seen: 0,
-        reserved: 0,
+        claims: 0,
+        sk,
     };
     Record {
-        sk,
         now: born + 2_001_000_000,
         conn,
         counters,
@@ -326,7 +326,31 @@ fn without_an_accept_hook_the_holder_is_looked_for_before_anything_is_counted() 
     let snapshot = bench.tick(&[waiting], &[]);
     assert_eq!(sum(&snapshot, "active", &[("comm", "worker")]), 1);
     assert_eq!(sum(&snapshot, "active", &[("comm", "curl")]), 0);
-    assert_eq!(*bench.kernel.runs.borrow(), ["sweep", "scan_files"]);
+    assert_eq!(*bench.kernel.runs.borrow(), ["sweep", "sweep_nursery", "scan_files"]);
+}
+
+#[test]
+fn the_holder_of_a_connection_in_the_nursery_is_read_from_its_slot_unless_another_has_taken_it() {
+    let mut bench = Bench::new(&start(10, &LABELS), &["scan_files", "scan_sockets"]);
+    let mut waiting = record(0xffff_8881_0000_1000, 10, counters(5, 0, 1));
+    waiting.conn = Conn { flags: SERVER | LISTENERS_OWNER, claims: 1, ..waiting.conn };
+    let slot = nursery_slot(waiting.conn.sk, nursery_slots(100) - 1);
+    let settled = Conn { owner: owner("worker"), flags: SERVER, ..waiting.conn };
+    bench.kernel.put("NURSERY", as_bytes(&slot), as_bytes(&Conn { sk: 7, ..settled }));
+    assert_eq!(sum(&bench.tick(&[waiting], &[]), "active", &[]), 0);
+    bench.kernel.put("NURSERY", as_bytes(&slot), as_bytes(&settled));
+    assert_eq!(sum(&bench.tick(&[waiting], &[]), "active", &[("comm", "worker")]), 1);
+}
+
+#[test]
+fn the_nursery_has_a_power_of_two_of_slots_and_spreads_sockets_over_them() {
+    for (connections, slots) in [(1, 1), (100, 2), (65_536, 2_048), (1_000_000, 2_048)] {
+        assert_eq!(nursery_slots(connections), slots, "for {connections}");
+    }
+    // The objects of a slab: 13 in eight pages each.
+    let sockets = (0..1_024).map(|at| 0xffff_8881_0000_0000 + at / 13 * 32_768 + at % 13 * 2_432);
+    let slots: std::collections::HashSet<u32> = sockets.map(|sk| nursery_slot(sk, 2_047)).collect();
+    assert!(slots.len() > 700, "1,024 sockets in {} slots of 2,048", slots.len());
 }
 
 #[test]
@@ -422,9 +446,9 @@ fn bytes_that_are_no_record_are_an_error_and_not_a_number() {
 
 #[test]
 fn records_have_no_padding_that_could_leak_or_differ() {
-    assert_eq!(size_of::<Record>(), 8 + 8 + size_of::<Conn>() + 32 + 16 + 16 + 8 + 8 + 8);
-    assert_eq!(size_of::<Conn>(), 32 + 24 + 32 + 16);
+    assert_eq!(size_of::<Record>(), 8 + size_of::<Conn>() + 32 + 16 + 16 + 8 + 8 + 8);
+    assert_eq!(size_of::<Conn>(), 32 + 24 + 32 + 16 + 8);
     let original = record(1, 2, counters(3, 4, 5));
     let copy: &Record = view(as_bytes(&original)).unwrap();
-    assert_eq!((copy.sk, copy.conn.born, copy.counters), (1, 2, counters(3, 4, 5)));
+    assert_eq!((copy.conn.sk, copy.conn.born, copy.counters), (1, 2, counters(3, 4, 5)));
 }

@@ -2,6 +2,7 @@
 //! What every kernel program shares: reading kernel memory at offsets found at start, the user's filter, who is running,
 //! loss counters and ring-buffer records. Linked into each probe's object; what a probe does not use is not in it.
 #![no_std]
+#![feature(asm_experimental_arch)]
 
 pub mod current;
 pub mod event;

@@ -30,7 +30,14 @@ pub trait Mem {
 
     /// The `tcp_sock` of a TCP socket, null if the kernel says it is not one.
     fn tcp_sock(sk: *const u8) -> *const u8;
+
+    /// The address as a number to calculate with.
+    fn address(pointer: *const u8) -> u64;
 }
+
+/// What [`Typed::address`] measures distances from: its own address, once anybody has asked for one.
+#[unsafe(no_mangle)]
+static mut ANCHOR: u64 = 0;
 
 /// For pointers the verifier knows the type of (`tp_btf`, `fentry`, helper results).
 pub struct Typed;
@@ -52,6 +59,21 @@ impl Mem for Typed {
     fn tcp_sock(sk: *const u8) -> *const u8 {
         // SAFETY: a helper that accepts any `struct sock *` and returns null or a typed pointer.
         unsafe { bpf_skc_to_tcp_sock(sk.cast_mut().cast::<c_void>()).cast_const().cast() }
+    }
+
+    /// The verifier lets nobody calculate with a typed pointer, but allows the distance of two pointers, and a pointer
+    /// that has been in a map's memory is a number. Whoever writes the anchor writes the same.
+    #[inline(always)]
+    fn address(pointer: *const u8) -> u64 {
+        let anchor = &raw mut ANCHOR;
+        let mut distance = pointer as u64;
+        // SAFETY: the anchor is a live map value; the subtraction is spelled out because the compiler would change its
+        // order with the addition's, which the verifier refuses.
+        unsafe {
+            anchor.write_volatile(anchor as u64);
+            core::arch::asm!("{0} -= {1}", inout(reg) distance, in(reg) anchor, options(pure, nomem, nostack));
+            distance.wrapping_add(anchor.read_volatile())
+        }
     }
 }
 
@@ -85,5 +107,10 @@ impl Mem for Checked {
     fn tcp_sock(sk: *const u8) -> *const u8 {
         // `struct tcp_sock` begins with its `struct sock`.
         sk
+    }
+
+    #[inline(always)]
+    fn address(pointer: *const u8) -> u64 {
+        pointer as u64
     }
 }
