@@ -213,7 +213,7 @@ fn found(sk: *const u8, task: *const u8) {
 fn found_listener(sk: *const u8, owner: Owner) {
     let port = local_port::<Checked>(sk);
     if scope::active().is_none_or(|scope| scope::passes_port(scope, port)) {
-        let base = Some(counters::<Checked>(sk, sk));
+        let base = Some(counters::<Checked>(sk, sk, true));
         add_listener::<Checked>(sk, port, &Begin { base, ..Begin::new(owner, LISTENER | PREEXISTING) });
     }
 }
@@ -232,7 +232,7 @@ fn found_connection(sk: *const u8, now: u8, owner: Option<Owner>) {
     }
     let unsettled = if owner.is_none() && role == SERVER { LISTENERS_OWNER } else { 0 };
     let begin = Begin {
-        base: Some(counters::<Checked>(sk, sk)),
+        base: Some(counters::<Checked>(sk, sk, false)),
         ports: if now == state::SYN_SENT { 0 } else { ports::<Checked>(sk, sk) },
         ..Begin::new(owner.unwrap_or(listener), role | PREEXISTING | unsettled)
     };

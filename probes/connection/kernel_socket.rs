@@ -327,9 +327,9 @@ pub fn ports<M: Mem>(sk: *const u8, tcp: *const u8) -> u32 {
 
 /// Reads the kernel's counters in the order that shows too little rather than too much while they move: what is
 /// subtracted is read last. Only between the kernel's counting a FIN and its marking the socket, which are a few
-/// instructions, the FIN would be taken for a byte.
+/// instructions, the FIN would be taken for a byte. Drops only count where connections are waited for.
 #[inline(always)]
-pub fn counters<M: Mem>(sk: *const u8, tcp: *const u8) -> Counters {
+pub fn counters<M: Mem>(sk: *const u8, tcp: *const u8, with_drops: bool) -> Counters {
     // SAFETY: offsets of `struct tcp_sock` and `struct sock`.
     unsafe {
         let sent = M::read::<u64>(tcp, field!(FIELDS.bytes_sent));
@@ -342,7 +342,7 @@ pub fn counters<M: Mem>(sk: *const u8, tcp: *const u8) -> Counters {
             segs_out: M::read::<u32>(tcp, field!(FIELDS.segs_out)),
             segs_in: M::read::<u32>(tcp, field!(FIELDS.segs_in)),
             retransmits: M::read::<u32>(tcp, field!(FIELDS.total_retrans)),
-            drops: M::read::<u32>(sk, field!(FIELDS.drops)),
+            drops: if with_drops { M::read::<u32>(sk, field!(FIELDS.drops)) } else { 0 },
         }
     }
 }
@@ -370,20 +370,22 @@ pub unsafe fn describe<M: Mem>(
             let (owner, _) = infer::<M>(sk, tcp);
             (*to).conn.owner = owner;
         }
-        (*to).counters = counters::<M>(sk, tcp);
+        (*to).counters = counters::<M>(sk, tcp, conn.flags & LISTENER != 0);
         if family == AF_INET6 {
             for i in 0..4 {
                 (*to).saddr[i] = M::read::<u32>(sk, field!(FIELDS.v6_saddr) + 4 * i as u32);
                 (*to).daddr[i] = M::read::<u32>(sk, field!(FIELDS.v6_daddr) + 4 * i as u32);
             }
         } else {
-            (*to).saddr = [M::read::<u32>(sk, field!(FIELDS.saddr)), 0, 0, 0];
-            (*to).daddr = [M::read::<u32>(sk, field!(FIELDS.daddr)), 0, 0, 0];
+            let pair = M::read::<u64>(sk, field!(FIELDS.addrpair));
+            (*to).saddr = [(pair >> 32) as u32, 0, 0, 0];
+            (*to).daddr = [pair as u32, 0, 0, 0];
         }
         (*to).srtt = M::read::<u32>(tcp, field!(FIELDS.srtt_us));
         (*to).error = M::read::<i32>(sk, field!(FIELDS.error));
-        (*to).sport = u16::from_be(M::read::<u16>(tcp, field!(FIELDS.sport)));
-        (*to).dport = u16::from_be(M::read::<u16>(sk, field!(FIELDS.dport)));
+        let ports = if conn.ports != 0 { conn.ports } else { ports::<M>(sk, tcp) };
+        (*to).sport = u16::from_be(ports as u16);
+        (*to).dport = u16::from_be((ports >> 16) as u16);
         (*to).family = family;
         (*to).state = u16::from(state);
         (*to).kind = kind;

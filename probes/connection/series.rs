@@ -56,6 +56,9 @@ const CLIENT_BIT: u64 = 1 << 1;
 const LISTENER_BIT: u64 = 1;
 
 impl Key {
+    /// Of no socket, since every socket has an address family.
+    const NONE: Self = Self([0; 8]);
+
     /// Word by word, since this is done for every connection that ends.
     fn of(record: &Record, listener: bool, masks: &Masks) -> Self {
         let conn = &record.conn;
@@ -262,6 +265,8 @@ pub(super) struct Table {
     slots: Vec<Series>,
     free: Vec<u32>,
     index: FxHashMap<Key, u32>,
+    /// The entries of `index` found last, of a server's socket and a client's.
+    recent: [(Key, u32); 2],
     /// The same by label values: different numbers can have the same name, such as the cgroups of a service before and
     /// after its restart, and no two rows may have the same labels.
     by_text: HashMap<(Labels, bool), u32>,
@@ -291,6 +296,7 @@ impl Table {
             slots: vec![other(false), other(true)],
             free: Vec::new(),
             index: FxHashMap::default(),
+            recent: [(Key::NONE, OTHER); 2],
             overflowed: 0,
             now: 0,
             purged: 0,
@@ -305,7 +311,13 @@ impl Table {
     /// The slot for a record's label set; the `other` row's when there is no room.
     pub(super) fn slot(&mut self, record: &Record, listener: bool) -> u32 {
         let key = Key::of(record, listener, &self.masks);
+        // Of connections that end one after the other many belong together.
+        let recent = &self.recent[usize::from(key.client())];
+        if recent.0 == key {
+            return recent.1;
+        }
         if let Some(&slot) = self.index.get(&key) {
+            self.recent[usize::from(key.client())] = (key, slot);
             return slot;
         }
         let labels = self.labels(&key);
@@ -380,6 +392,7 @@ impl Table {
             stays
         });
         self.index.clear();
+        self.recent = [(Key::NONE, OTHER); 2];
         self.label_sets() < self.start.max_series
     }
 
