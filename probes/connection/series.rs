@@ -435,12 +435,10 @@ fn words(address: &[u32; 4]) -> [u64; 2] {
 /// An address in network order. An IPv4 address in its IPv6-mapped form is shown as what it is: the same host is the
 /// same whatever the socket's family.
 fn address(family: u8, words: [u64; 2]) -> IpAddr {
-    let bytes = words.map(u64::to_le_bytes);
+    let [first, second] = words.map(u64::swap_bytes);
     if u16::from(family) == AF_INET6 {
-        let [[a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]] = bytes;
-        Ipv6Addr::from([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]).to_canonical()
+        Ipv6Addr::from(u128::from(first) << 64 | u128::from(second)).to_canonical()
     } else {
-        let [a, b, c, d, ..] = bytes[0];
-        Ipv4Addr::new(a, b, c, d).into()
+        Ipv4Addr::from((first >> 32) as u32).into()
     }
 }

@@ -263,7 +263,7 @@ pub struct Constants {
 }
 
 /// Most slots of `NURSERY`.
-pub const MAX_NURSERY: u32 = 2_048;
+pub const MAX_NURSERY: u32 = 1_024;
 
 /// Most entries parked; at most a sixteenth of the map.
 pub const MAX_PARKED: u32 = 4_096;

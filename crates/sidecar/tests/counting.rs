@@ -6,12 +6,12 @@ mod common;
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
 };
 
 use common::{
     Netns, Pair,
-    net::{accept_from, acknowledged, info, receive, receive_all, send, traffic, truth},
+    net::{self, accept_from, acknowledged, info, receive, receive_all, send, traffic, truth},
 };
 
 #[test]
@@ -255,7 +255,7 @@ fn send_small(mut from: &TcpStream, to: &TcpStream, length: usize) {
 fn all_of_a_bulk_transfer_over_several_streams_arrives_on_both_sides() {
     let agent = shared!();
     let each = if common::is_slow() { 10_000_000 } else { 100_000_000 };
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = net::listener();
     let port = listener.local_addr().unwrap().port();
     let streams: Vec<_> = (0..4)
         .map(|_| {

@@ -153,7 +153,7 @@ fn a_reset_while_waiting_for_the_peers_fin_is_by_the_peer() {
 #[test]
 fn connections_nobody_accepted_are_reset_when_the_listener_closes() {
     let agent = shared!();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = net::listener();
     let port = listener.local_addr().unwrap().port();
     let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
     (&client).write_all(&[1; 42]).unwrap();
@@ -183,7 +183,7 @@ fn a_connection_whose_owner_has_left_ends_without_waiting_for_the_peer() {
 #[test]
 fn a_server_killed_in_the_middle_of_a_transfer_leaves_exact_counts() {
     let agent = shared!();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = net::listener();
     let port = listener.local_addr().unwrap().port();
     let mut server = Child::fork("killed-server", &[&listener], |line| {
         let (mut stream, _) = listener.accept().unwrap();
@@ -208,7 +208,7 @@ fn a_server_killed_in_the_middle_of_a_transfer_leaves_exact_counts() {
 #[test]
 fn a_sender_killed_in_the_middle_of_a_transfer_still_delivers_what_the_kernel_took() {
     let agent = shared!();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = net::listener();
     let port = listener.local_addr().unwrap().port();
     let mut server = Child::fork("killed-sender", &[&listener], |line| {
         let (mut stream, _) = listener.accept().unwrap();
@@ -231,7 +231,7 @@ fn a_sender_killed_in_the_middle_of_a_transfer_still_delivers_what_the_kernel_to
 #[test]
 fn a_socket_used_for_one_connection_after_another_counts_both() {
     let agent = shared!();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = net::listener();
     let (address, port) = (listener.local_addr().unwrap(), listener.local_addr().unwrap().port());
     let client = TcpStream::from(net::socket(libc::AF_INET));
     for (round, length) in [(1u64, 1111), (2, 222), (3, 33)] {
@@ -302,7 +302,7 @@ fn a_connect_given_up_by_the_program_failed_as_cancelled() {
 #[test]
 fn a_connect_that_cannot_get_a_port_failed_before_anything_was_sent() {
     let agent = shared!();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = net::listener();
     let (address, port) = (listener.local_addr().unwrap(), listener.local_addr().unwrap().port());
     let sockets: Vec<OwnedFd> = (0..2).map(|_| net::socket(libc::AF_INET)).collect();
     let mut own = closed_port();

@@ -7,7 +7,7 @@ mod common;
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
 };
@@ -15,12 +15,12 @@ use std::{
 use common::{
     Agent, Pair, Side,
     child::{Child, hear, tell},
-    net::{closed_port, receive},
+    net::{self, closed_port, receive},
 };
 
 /// A listener of this process, which no filter below names.
 fn listener() -> (TcpListener, u16) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = net::listener();
     let port = listener.local_addr().unwrap().port();
     (listener, port)
 }
@@ -244,7 +244,7 @@ fn a_process_id_used_again_is_not_the_process_that_was_meant() {
     let agent = agent(&["--pid", &pid.to_string()]);
     meant.kill();
     // Start times count in hundredths of a second.
-    common::net::moment();
+    net::moment();
     let mut again = None;
     for _ in 0..200 {
         if fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).is_err() {

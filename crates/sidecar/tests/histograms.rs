@@ -5,7 +5,7 @@
 mod common;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     thread,
     time::Duration,
 };
@@ -17,7 +17,7 @@ fn durations_and_handshakes_are_as_many_as_connections_and_as_long_as_they_were(
     const COUNT: u64 = 10;
     need_root!();
     let agent = Agent::start(&["--interval", "3600"]);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = net::listener();
     let (address, port) = (listener.local_addr().unwrap(), listener.local_addr().unwrap().port());
     let (mut shortest, mut longest, mut connecting) = (0.0, 0.0, 0.0);
     for _ in 0..COUNT {

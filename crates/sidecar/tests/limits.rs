@@ -7,7 +7,7 @@ mod common;
 use std::{
     collections::HashMap,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{TcpListener, TcpStream},
     sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     thread,
     time::Duration,
@@ -45,7 +45,7 @@ fn two_thousand_connections_at_once_are_all_active_and_exact_then_gone() {
         skip!("not enough descriptors allowed");
     }
     let agent = Agent::start(&["--interval", "1"]);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = net::listener();
     let (address, port) = (listener.local_addr().unwrap(), listener.local_addr().unwrap().port());
     let accepting =
         thread::spawn(move || (0..COUNT).map(|_| listener.accept().unwrap().0).collect::<Vec<TcpStream>>());
@@ -107,7 +107,7 @@ fn five_thousand_short_connections_in_a_burst_are_all_counted_with_all_they_move
         );
     }
     let agent = Agent::start(&["--interval", "3600"]);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = net::listener();
     let (address, port) = (listener.local_addr().unwrap(), listener.local_addr().unwrap().port());
     let serving = thread::spawn(move || {
         for _ in 0..COUNT {
@@ -156,7 +156,7 @@ fn counters_never_go_backwards_and_are_never_ahead_of_the_traffic() {
     let agent = Agent::start(&["--interval", "1"]);
     let pair = Pair::new();
     let (stop, begun, done) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = net::listener();
     let short = listener.local_addr().unwrap();
     thread::scope(|scope| {
         // One connection that streams, and short ones all the time.
@@ -212,7 +212,7 @@ fn connections_that_come_and_go_while_the_agent_reads_are_counted_once_each() {
     }
     let agent = Agent::start(&["--interval", "1"]);
     let stop = AtomicBool::new(false);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = net::listener();
     let (address, port) = (listener.local_addr().unwrap(), listener.local_addr().unwrap().port());
     // Sockets are made and freed on all processors, so their memory is used again at once.
     let (count, bytes) = thread::scope(|scope| {
@@ -331,7 +331,7 @@ fn with_a_full_connection_map_the_loss_is_counted_and_what_ended_is_exact() {
     let agent = Agent::start(&["--max-connections", "2", "--interval", "1"]);
     let lost = |page: &Page| page.count("sidecar_lost_total", &[("reason", "map_full")]);
     let before = lost(&agent.scrape());
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = net::listener();
     let (address, port) = (listener.local_addr().unwrap(), listener.local_addr().unwrap().port());
     let connections: Vec<_> = (0..COUNT)
         .map(|_| {

@@ -8,7 +8,7 @@ mod common;
 use std::{
     fs,
     io::{IoSlice, IoSliceMut, Read as _, Write as _},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{TcpListener, TcpStream},
     os::{
         fd::{AsRawFd, FromRawFd as _, RawFd},
         unix::{fs::symlink, net::UnixStream, process::CommandExt as _},
@@ -25,7 +25,7 @@ use common::{
 };
 
 fn listener() -> (TcpListener, u16) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = net::listener();
     let port = listener.local_addr().unwrap().port();
     (listener, port)
 }

@@ -14,7 +14,7 @@ use std::{
 use common::{
     Agent, Netns, Pair, Side,
     child::{Child, hear, tell},
-    net::{accept_from, info, moment, receive, send, traffic, truth},
+    net::{self, accept_from, info, moment, receive, send, traffic, truth},
     own_comm,
 };
 
@@ -106,7 +106,7 @@ fn an_older_connection_in_another_network_namespace_is_found() {
 #[test]
 fn older_connections_belong_to_the_process_that_holds_them() {
     need_root!();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = net::listener();
     let port = listener.local_addr().unwrap().port();
     let mut child = Child::fork("older-worker", &[&listener], |line| {
         let (mut stream, _) = listener.accept().unwrap();
@@ -131,7 +131,7 @@ fn older_connections_belong_to_the_process_that_holds_them() {
 #[test]
 fn new_connections_to_an_older_listener_are_the_servers() {
     need_root!();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = net::listener();
     let port = listener.local_addr().unwrap().port();
     let agent = start();
     let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -148,7 +148,7 @@ fn new_connections_to_an_older_listener_are_the_servers() {
 #[test]
 fn a_connection_that_waits_to_be_accepted_when_the_agent_starts_is_counted() {
     need_root!();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = net::listener();
     let port = listener.local_addr().unwrap().port();
     let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
     client.write_all(&[1; 8]).unwrap();

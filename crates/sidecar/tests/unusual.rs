@@ -57,7 +57,7 @@ fn data_in_the_first_packet_is_counted_on_both_sides() {
     if let Err(error) = enabled {
         skip!("TCP fast open cannot be switched on: {error}");
     }
-    let listener = namespace.run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    let listener = namespace.run(|| net::listener());
     net::set(&listener, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, 16);
     let (address, port) = (listener.local_addr().unwrap(), listener.local_addr().unwrap().port());
     let mut pairs = Vec::new();
@@ -154,7 +154,7 @@ fn an_agent_that_was_held_up_has_lost_nothing() {
     const COUNT: u64 = 3000;
     need_root!();
     let agent = Agent::start(&["--interval", "1"]);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = net::listener();
     let (address, port) = (listener.local_addr().unwrap(), listener.local_addr().unwrap().port());
     agent.signal(libc::SIGSTOP);
     for _ in 0..COUNT {

@@ -2,10 +2,12 @@
 
 use std::{
     collections::BTreeMap,
+    collections::BTreeSet,
     io::{Read, Write},
     mem::MaybeUninit,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd, FromRawFd as _, OwnedFd},
+    sync::Mutex,
     thread,
     time::Duration,
 };
@@ -191,7 +193,7 @@ fn errno(result: i32) -> Result<(), i32> {
 
 /// A port on this address that nobody listens on.
 pub(crate) fn closed_port() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = listener();
     listener.local_addr().unwrap()
 }
 
@@ -208,6 +210,25 @@ pub(crate) fn full_listener() -> (OwnedFd, SocketAddr, Vec<TcpStream>) {
     // A queue of 1 holds two.
     let filling = (0..2).map(|_| TcpStream::connect(address).unwrap()).collect();
     (listener, address, filling)
+}
+
+/// Listens on 127.0.0.1.
+pub(crate) fn listener() -> TcpListener {
+    listener_at((Ipv4Addr::LOCALHOST, 0).into())
+}
+
+/// Listens on an address of this machine; on a port no other test of this process has had, because the agent they share
+/// would count both connections as one service's.
+pub(crate) fn listener_at(address: SocketAddr) -> TcpListener {
+    static USED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut refused = Vec::new();
+    loop {
+        let listener = TcpListener::bind(address).unwrap();
+        if address.port() != 0 || USED.lock().unwrap().insert(listener.local_addr().unwrap().port()) {
+            return listener;
+        }
+        refused.push(listener);
+    }
 }
 
 /// Both ends of one connection in this process.
@@ -231,7 +252,7 @@ impl Pair {
 
     /// Listening on an address of this machine, with a scope or a port if need be.
     pub(crate) fn at(address: SocketAddr) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
+        let listener = listener_at(address);
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let server = accept_from(&listener, &client);
         client.set_nodelay(true).unwrap();
