@@ -325,7 +325,7 @@ fn finish<M: Mem>(sk: *const u8, tcp: *const u8, old: u8) {
     let now = unsafe { describe::<M>(sk, tcp, entry.as_mut_ptr(), &*conn, CLOSED, old) };
     // Forgotten before the record is out: whoever has read the record will not meet the connection in a sweep.
     forget(sk, conn);
-    entry.submit(record::wakeup(&RECORDS, RING_BYTES, now));
+    entry.submit(record::seldom_wakeup(&RECORDS, RING_BYTES, now));
 }
 
 /// The ring is full: the record waits in a map until the agent's next tick.
@@ -370,5 +370,5 @@ fn finish_untracked<M: Mem>(sk: *const u8, tcp: *const u8, old: u8) {
         (*conn.as_mut_ptr()).claims = 0;
         describe::<M>(sk, tcp, entry.as_mut_ptr(), conn.assume_init_ref(), CLOSED, old)
     };
-    entry.submit(record::wakeup(&RECORDS, RING_BYTES, now));
+    entry.submit(record::seldom_wakeup(&RECORDS, RING_BYTES, now));
 }

@@ -7,14 +7,20 @@ use aya_ebpf::{
     maps::RingBuf,
 };
 
-/// The flags to submit with, for a ring of `size` bytes. How full it is is only asked for one record in eight, those whose
-/// time in nanoseconds, `now`, says so: there is half a ring of room for the others.
+/// The flags to submit with, for a ring of `size` bytes.
 #[inline(always)]
-pub fn wakeup(ring: &RingBuf, size: u32, now: u64) -> u64 {
-    const ONE_IN_EIGHT: u64 = 7 << 4;
-    if now & ONE_IN_EIGHT == 0 && ring.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(size / 2) {
+pub fn wakeup(ring: &RingBuf, size: u32) -> u64 {
+    if ring.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(size / 2) {
         u64::from(BPF_RB_FORCE_WAKEUP)
     } else {
         u64::from(BPF_RB_NO_WAKEUP)
     }
+}
+
+/// The same, but how full the ring is is only asked for one record in eight, those whose time in nanoseconds, `now`, says
+/// so: there is half a ring of room for the others.
+#[inline(always)]
+pub fn seldom_wakeup(ring: &RingBuf, size: u32, now: u64) -> u64 {
+    const ONE_IN_EIGHT: u64 = 7 << 4;
+    if now & ONE_IN_EIGHT == 0 { wakeup(ring, size) } else { u64::from(BPF_RB_NO_WAKEUP) }
 }

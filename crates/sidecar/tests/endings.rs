@@ -6,7 +6,7 @@ mod common;
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     os::fd::OwnedFd,
     time::Duration,
 };

@@ -57,7 +57,7 @@ fn data_in_the_first_packet_is_counted_on_both_sides() {
     if let Err(error) = enabled {
         skip!("TCP fast open cannot be switched on: {error}");
     }
-    let listener = namespace.run(|| net::listener());
+    let listener = namespace.run(net::listener);
     net::set(&listener, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, 16);
     let (address, port) = (listener.local_addr().unwrap(), listener.local_addr().unwrap().port());
     let mut pairs = Vec::new();
