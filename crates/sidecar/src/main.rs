@@ -28,8 +28,8 @@ fn main() -> ExitCode {
         Invocation::ConfigCheck(args) => with_config(&args, |config| print(&config::verdict(config))),
         Invocation::ConfigPrint(args, format) => with_config(&args, |config| {
             print(&match format {
-                cli::Format::Text => config::yaml(config),
-                cli::Format::Json => config::json(config),
+                cli::FileFormat::Yaml => config::yaml(config),
+                cli::FileFormat::Json => config::json(config),
             })
         }),
         Invocation::ConfigDefaults => print(&config::defaults(PROBES)),

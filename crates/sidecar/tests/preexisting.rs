@@ -214,7 +214,7 @@ fn a_connection_no_process_holds_any_more_is_counted_to_its_end() {
     assert!(sent < written, "something is still to be sent");
     let (of_client, of_server) = agent.scrape().both(port);
     assert_eq!((of_client.active, of_server.active), (1, 1), "{of_client:?} {of_server:?}");
-    assert_eq!(common::net::receive_all(&server) as u64, written);
+    assert_eq!(net::receive_all(&server) as u64, written);
     drop((server, listener));
     let (of_client, of_server) = agent.when_ended(port, 1).both(port);
     assert_eq!(of_server.received, written - received);
@@ -226,10 +226,10 @@ fn a_connection_no_process_holds_any_more_is_counted_to_its_end() {
 #[test]
 fn a_connect_under_way_when_the_agent_starts_is_not_taken_for_a_connection() {
     need_root!();
-    let (_listener, address, _filling) = common::net::full_listener();
-    let attempt = TcpStream::from(common::net::socket(libc::AF_INET));
+    let (_listener, address, _filling) = net::full_listener();
+    let attempt = TcpStream::from(net::socket(libc::AF_INET));
     attempt.set_nonblocking(true).unwrap();
-    assert_eq!(common::net::connect(&attempt, address), Err(libc::EINPROGRESS));
+    assert_eq!(net::connect(&attempt, address), Err(libc::EINPROGRESS));
     let agent = start();
     let port = address.port();
     let (of_client, _) = agent.scrape().both(port);

@@ -109,7 +109,7 @@ pub(crate) fn command(kernel: &Kernel, initramfs: &Path, clock: Clock) -> Comman
     });
     qemu.args(["-nographic", "-serial", "stdio", "-monitor", "none", "-no-reboot"]);
     qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initramfs);
-    qemu.args(["-append", "console=ttyS0 quiet panic=-1 lsm=lockdown,capability,bpf"]);
+    qemu.args(["-append", "console=ttyS0 quiet panic=-1 lsm=lockdown,capability,bpf tsc=reliable"]);
     qemu.stdin(Stdio::null()).stdout(Stdio::piped());
     qemu
 }

@@ -37,7 +37,7 @@ pub(crate) enum Invocation {
     /// Check the configuration.
     ConfigCheck(CommonArgs),
     /// Print the configuration in effect.
-    ConfigPrint(CommonArgs, Format),
+    ConfigPrint(CommonArgs, FileFormat),
     /// Print the commented reference configuration.
     ConfigDefaults,
     /// Print a generated page.
@@ -49,10 +49,19 @@ pub(crate) enum Invocation {
 /// How a command answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people (`config print`: YAML).
-    #[value(alias = "yaml")]
+    /// For people.
     Text,
     /// For programs.
+    Json,
+}
+
+/// How a configuration is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FileFormat {
+    /// As the configuration file.
+    #[value(alias = "text")]
+    Yaml,
+    /// With where each value came from, for programs.
     Json,
 }
 
@@ -141,9 +150,9 @@ enum ConfigVerb {
     },
     /// Print every value in effect and where it came from
     Print {
-        /// YAML (text) or JSON
-        #[arg(long, value_enum, default_value_t = Format::Text)]
-        format: Format,
+        /// How to print it
+        #[arg(long, value_enum, default_value_t = FileFormat::Yaml)]
+        format: FileFormat,
         /// Print a commented file of the defaults instead, to start from
         #[arg(long, conflicts_with = "format")]
         defaults: bool,

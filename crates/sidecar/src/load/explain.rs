@@ -3,6 +3,7 @@
 use std::{error::Error, io};
 
 use aya::programs::ProgramError;
+use caps::{CapSet, Capability};
 use sidecar_core::{Step, Via};
 
 /// Why one step of a ladder was refused.
@@ -56,13 +57,18 @@ pub(super) fn chain(error: &dyn Error) -> String {
 
 /// The next step for a reason.
 pub(super) fn advice(reason: &str) -> String {
-    let text =
-        if reason.contains("not permitted") || reason.contains("EPERM") || reason.contains("os error 1)") {
-            "run as root, or give the binary its capabilities: setcap cap_bpf,cap_perfmon+ep PATH_TO_SIDECAR"
-        } else if reason.contains("no kprobes") || reason.contains("this kernel has no") {
-            "nothing to do: this kernel lacks the hook"
-        } else {
-            "please report this with the output of: sidecar doctor --format json"
-        };
+    let refused =
+        reason.contains("not permitted") || reason.contains("EPERM") || reason.contains("os error 1)");
+    let text = if refused && caps::has_cap(None, CapSet::Effective, Capability::CAP_BPF).unwrap_or(false) {
+        "the capabilities are there; on a kernel before 5.11 raise the limit of locked memory (ulimit -l unlimited, \
+             systemd LimitMEMLOCK=infinity, docker run --ulimit memlock=-1), on others a security module or a seccomp \
+             filter refuses it; sidecar doctor says which"
+    } else if refused {
+        "run as root, or give the binary its capabilities: setcap cap_bpf,cap_perfmon+ep PATH_TO_SIDECAR"
+    } else if reason.contains("no kprobes") || reason.contains("this kernel has no") {
+        "nothing to do: this kernel lacks the hook"
+    } else {
+        "please report this with the output of: sidecar doctor --format json"
+    };
     text.to_owned()
 }
