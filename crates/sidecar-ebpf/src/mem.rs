@@ -66,12 +66,12 @@ impl Mem for Typed {
     #[inline(always)]
     fn address(pointer: *const u8) -> u64 {
         let anchor = &raw mut ANCHOR;
-        let mut distance = pointer as u64;
+        let (own, mut distance) = (anchor as u64, pointer as u64);
         // SAFETY: the anchor is a live map value; the subtraction is spelled out because the compiler would change its
         // order with the addition's, which the verifier refuses.
         unsafe {
-            anchor.write_volatile(anchor as u64);
-            core::arch::asm!("{0} -= {1}", inout(reg) distance, in(reg) anchor, options(pure, nomem, nostack));
+            anchor.write_volatile(own);
+            core::arch::asm!("{0} -= {1}", inout(reg) distance, in(reg) own, options(pure, nomem, nostack));
             distance.wrapping_add(anchor.read_volatile())
         }
     }
