@@ -33,6 +33,7 @@ pub static PROBE: Probe = Probe {
     summary: "TCP connections: who talks to whom, bytes, packets, retransmits, round-trip times, how they begin and end",
     enabled: true,
     metrics: metrics::ALL,
+    counts: &[],
     events: &[],
     options: &[],
     hooks: HOOKS,

@@ -12,7 +12,7 @@ pub mod shared;
 mod test;
 
 use sidecar_core::{
-    Hook, OptionKind, OptionSpec, Probe, Start, Step, Via,
+    CountSpec, Hook, OptionKind, OptionSpec, Probe, Start, Step, Via,
     probe::{Constant, KernelFacts, Plan},
 };
 
@@ -31,6 +31,7 @@ pub static PROBE: Probe = Probe {
     summary: "Programs that are started, starts that fail, and processes that end: who, how, after how long",
     enabled: true,
     metrics: &[&metrics::EXECS, &metrics::EXITS, &metrics::LIFETIME],
+    counts: &[CountSpec { noun: "execs", all: &metrics::EXECS, errors: None, seconds: None, by: "comm" }],
     events: &[&decode::EXEC, &decode::EXIT],
     options: OPTIONS,
     hooks: HOOKS,

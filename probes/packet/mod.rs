@@ -10,7 +10,7 @@ pub mod shared;
 mod test;
 
 use sidecar_core::{
-    Hook, OptionKind, OptionSpec, Probe, Start, Step, Via, XdpMode,
+    CountSpec, Hook, OptionKind, OptionSpec, Probe, Start, Step, Via, XdpMode,
     probe::{Interfaces, KernelFacts, Plan},
 };
 
@@ -23,6 +23,13 @@ pub static PROBE: Probe = Probe {
     options: OPTIONS,
     hooks: HOOKS,
     fields: &[],
+    counts: &[CountSpec {
+        noun: "packets",
+        all: &metrics::RECEIVED,
+        errors: None,
+        seconds: None,
+        by: "protocol",
+    }],
     events: &[],
     capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"],
     cost: "some 60 instructions for each received frame, and what XDP itself takes; see bench/README.md",

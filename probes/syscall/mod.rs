@@ -14,7 +14,7 @@ mod tables;
 mod test;
 
 use sidecar_core::{
-    Hook, OptionKind, OptionSpec, Probe, Start, Step, Via,
+    CountSpec, Hook, OptionKind, OptionSpec, Probe, Start, Step, Via,
     probe::{Constant, KernelFacts, Plan},
 };
 
@@ -35,6 +35,13 @@ pub static PROBE: Probe = Probe {
     summary: "System calls: how many, by whom, with which errors, and how long they take",
     enabled: false,
     metrics: metrics::ALL,
+    counts: &[CountSpec {
+        noun: "syscalls",
+        all: &metrics::CALLS,
+        errors: Some(&metrics::ERRORS),
+        seconds: Some(&metrics::SECONDS),
+        by: "syscall",
+    }],
     events: &[],
     options: &[
         OptionSpec {

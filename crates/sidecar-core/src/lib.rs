@@ -20,6 +20,7 @@ pub use labels::Labels;
 pub use metric::{Kind, Metric, Unit};
 pub use option::{OptionKind, OptionSpec, OptionValue, Options};
 pub use probe::{
-    CollectError, Collector, Hook, HookReport, Probe, ProbeReport, ProbeState, Start, Step, Via, XdpMode,
+    CollectError, Collector, CountSpec, Hook, HookReport, Probe, ProbeReport, ProbeState, Start, Step, Via,
+    XdpMode,
 };
 pub use snapshot::{Family, HistogramValue, Row, Rows, Snapshot, Value};

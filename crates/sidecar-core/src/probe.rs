@@ -278,6 +278,29 @@ pub trait Collector: Send {
     }
 }
 
+/// Something `sidecar count` counts.
+#[derive(Debug, Clone, Copy)]
+pub struct CountSpec {
+    /// What is counted, in the plural: the command's argument.
+    pub noun: &'static str,
+    /// The counter of all of them.
+    pub all: &'static Metric,
+    /// The counter of those that failed, if there is one with the same labels.
+    pub errors: Option<&'static Metric>,
+    /// How long they took; shown where it has the label that is grouped by and any rows.
+    pub seconds: Option<&'static Metric>,
+    /// The label to group by unless told otherwise. A metric with `comm` can be grouped by `pid` and `cgroup` as well.
+    pub by: &'static str,
+}
+
+impl CountSpec {
+    /// The labels it can be grouped by.
+    pub fn groups(&self) -> Vec<&'static str> {
+        let processes: &[&str] = if self.all.labels.contains(&"comm") { &["pid", "cgroup"] } else { &[] };
+        self.all.labels.iter().chain(processes).copied().collect()
+    }
+}
+
 /// One probe.
 pub struct Probe {
     /// Folder, object, config key, metric prefix, dashboard id.
@@ -288,6 +311,8 @@ pub struct Probe {
     pub enabled: bool,
     /// What it measures.
     pub metrics: &'static [&'static Metric],
+    /// What of it `sidecar count` can count.
+    pub counts: &'static [CountSpec],
     /// What it can tell of as it happens; at most [`MAX_KINDS`](sidecar_common::event::MAX_KINDS).
     pub events: &'static [&'static EventSpec],
     /// Its own configuration keys, besides `enabled`.

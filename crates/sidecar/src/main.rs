@@ -3,6 +3,7 @@
 mod agent;
 mod cli;
 mod config;
+mod count;
 mod doctor;
 mod enrich;
 mod events;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
             with_config(&args, |config| print(&listing::probes(config, format)))
         }
         Invocation::Trace(common, args) => trace::run(&common, &args),
+        Invocation::Count(common, args) => count::run(&common, &args),
         Invocation::ConfigCheck(args) => with_config(&args, |config| print(&config::verdict(config))),
         Invocation::ConfigPrint(args, format) => with_config(&args, |config| {
             print(&match format {

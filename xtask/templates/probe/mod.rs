@@ -21,6 +21,7 @@ pub static PROBE: Probe = Probe {
     summary: "Counts programs that are started",
     enabled: false,
     metrics: &[&EVENTS],
+    counts: &[],
     events: &[],
     options: &[],
     hooks: HOOKS,

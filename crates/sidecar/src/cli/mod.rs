@@ -1,6 +1,7 @@
 //! The command line: what the user wants done, as one value for `main` to dispatch on.
 
 mod common;
+mod count;
 mod exit;
 #[cfg(test)]
 mod tests;
@@ -10,8 +11,11 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+#[cfg(test)]
+pub(crate) use self::common::FlagValue;
 pub(crate) use self::{
     common::CommonArgs,
+    count::{CountArgs, CountFormat},
     exit::Exit,
     trace::{TraceArgs, TraceFormat},
 };
@@ -34,6 +38,8 @@ pub(crate) enum Invocation {
     Probes(CommonArgs, Format),
     /// Show events as they happen.
     Trace(CommonArgs, TraceArgs),
+    /// Count things live.
+    Count(CommonArgs, CountArgs),
     /// Check the configuration.
     ConfigCheck(CommonArgs),
     /// Print the configuration in effect.
@@ -88,6 +94,7 @@ Examples:
   sidecar --cgroup /system.slice/nginx.service --listen 0.0.0.0:9090
   curl http://127.0.0.1:9090/metrics   what it sees
   sidecar trace exec --duration 10s    programs that are started now
+  sidecar count syscalls --pid 12345   what a process asks the kernel for
   sidecar doctor                       what works on this machine, and why not
 
 Every flag has a key in the configuration file and a variable in the
@@ -119,6 +126,8 @@ enum Verb {
     Probes(Answer),
     /// Show events as they happen: programs that are started, connections that end, …
     Trace(TraceArgs),
+    /// Count system calls, packets, … live, with a summary at the end
+    Count(CountArgs),
     /// Check or print the configuration
     Config {
         #[command(subcommand)]
@@ -176,6 +185,7 @@ pub(crate) fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Inv
         None => Invocation::Run(common),
         Some(Verb::Doctor(answer)) => Invocation::Doctor(common, answer.format),
         Some(Verb::Probes(answer)) => Invocation::Probes(common, answer.format),
+        Some(Verb::Count(args)) => Invocation::Count(common, args),
         Some(Verb::Trace(args)) => Invocation::Trace(common, args),
         Some(Verb::Config { verb: ConfigVerb::Check { file } }) => {
             let config = file.or(common.config);

@@ -42,6 +42,7 @@ const fn probe(name: &'static str, enabled: bool, options: &'static [OptionSpec]
         summary: "What is it",
         enabled,
         metrics: &[],
+        counts: &[],
         events: &[],
         options,
         hooks: &[],

@@ -99,6 +99,7 @@ fn the_probes_page_names_each_step_and_what_is_less_exact_with_it() {
     let probe = Probe {
         hooks: HOOKS,
         metrics: PROBES[0].metrics,
+        counts: &[],
         events: &[],
         options: &[],
         fields: &[],
