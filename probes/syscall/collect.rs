@@ -15,7 +15,7 @@ use super::{
 use crate::plain::as_bytes;
 
 /// The map of the programs' state.
-const STATE: &str = ".bss";
+const STATE: &str = ".bss.state";
 
 /// The collector.
 pub(super) struct Syscalls {

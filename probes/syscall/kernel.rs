@@ -10,11 +10,12 @@ mod kernel_table;
 mod shared;
 
 use aya_ebpf::{
+    EbpfContext as _,
     bindings::BPF_ANY,
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
-    macros::{btf_tracepoint, map, raw_tracepoint},
+    macros::{btf_tracepoint, map, raw_tracepoint, tracepoint},
     maps::LruHashMap,
-    programs::{BtfTracePointContext, RawTracePointContext},
+    programs::{BtfTracePointContext, RawTracePointContext, TracePointContext},
 };
 use kernel_slots::{FIELDS, cached, forget, forget_all, is_newborn, resolve};
 use shared::{ACCOUNT_LIMIT, ASIDE_ENTRIES, Begun, CACHED_TASKS, HIDDEN, Key, MAX_ERRNO, place, plain_key};
@@ -58,6 +59,28 @@ pub fn timed_exit_tp_btf(ctx: BtfTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn timed_exit_raw_tp(ctx: RawTracePointContext) -> i32 {
     on_exit::<Checked>(&ctx, true);
+    0
+}
+
+/// The same where a program on the hooks above may be interrupted by other tasks, whose calls would then be left out: it
+/// costs more, but nothing comes between.
+#[tracepoint(name = "sys_exit", category = "raw_syscalls")]
+pub fn exit_tracepoint(ctx: TracePointContext) -> u32 {
+    on_exit::<Typed>(&ctx, false);
+    0
+}
+
+/// The end of a call whose beginning was looked at too.
+#[tracepoint(name = "sys_exit", category = "raw_syscalls")]
+pub fn timed_exit_tracepoint(ctx: TracePointContext) -> u32 {
+    on_exit::<Typed>(&ctx, true);
+    0
+}
+
+/// The beginning there.
+#[tracepoint(name = "sys_enter", category = "raw_syscalls")]
+pub fn enter_tracepoint(_: TracePointContext) -> u32 {
+    begin();
     0
 }
 
@@ -115,12 +138,16 @@ pub fn cgroup_raw_tp(_: RawTracePointContext) -> i32 {
 fn on_exit<M: Mem>(ctx: &impl Arguments, timed: bool) {
     let (task, mode) = caller::<M>();
     let account = cached(task);
-    let (regs, result) = ctx.exit();
+    let (number, regs, result) = ctx.exit::<M>();
     if account >= ACCOUNT_LIMIT || mode & COMPAT != 0 || result < 0 {
-        return if timed { rarely::<M, true>(regs, result) } else { rarely::<M, false>(regs, result) };
+        let regs = regs as u64;
+        return if timed {
+            rarely::<M, true>(number, regs, result)
+        } else {
+            rarely::<M, false>(number, regs, result)
+        };
     }
-    // SAFETY: an offset of `struct pt_regs`; on both architectures the number's low half.
-    let key = plain_key(account, unsafe { M::read::<u32>(regs, field!(FIELDS.number)) });
+    let key = plain_key(account, number);
     let page = (account >> 16) as u32;
     if timed {
         kernel_table::time_plain(key, page, end(task));
@@ -129,16 +156,14 @@ fn on_exit<M: Mem>(ctx: &impl Arguments, timed: bool) {
     }
 }
 
-/// All but successful native calls of tasks whose account is known.
+/// All but successful native calls of tasks whose account is known. `regs` is 0 where the hook does not tell.
 #[inline(never)]
-fn rarely<M: Mem, const TIMED: bool>(regs: *const u8, result: i64) {
-    // SAFETY: an offset of `struct pt_regs`; on both architectures the number's low half.
-    let number = unsafe { M::read::<u32>(regs, field!(FIELDS.number)) };
+fn rarely<M: Mem, const TIMED: bool>(number: u32, regs: u64, result: i64) {
     let (task, mode) = caller::<M>();
     let compat = mode & COMPAT != 0;
     let mut account = cached(task);
     if account > HIDDEN {
-        if result == 0 && is_newborn(regs, number, compat) {
+        if result == 0 && is_newborn(regs as *const u8, number, compat) {
             return;
         }
         account = resolve(task);
@@ -167,22 +192,43 @@ fn caller<M: Mem>() -> (u32, u32) {
     unsafe { (M::read::<u32>(task, field!(FIELDS.pid)), M::read::<u32>(task, field!(FIELDS.mode))) }
 }
 
-/// A context whose arguments are those of `sys_exit`.
+/// A context that tells of the end of a call.
 trait Arguments {
-    fn exit(&self) -> (*const u8, i64);
+    /// Its number, the registers (null where the hook does not tell) and the result.
+    fn exit<M: Mem>(&self) -> (u32, *const u8, i64);
+}
+
+/// The number's low half, on both architectures.
+#[inline(always)]
+fn number<M: Mem>(regs: *const u8) -> u32 {
+    // SAFETY: an offset of `struct pt_regs`.
+    unsafe { M::read::<u32>(regs, field!(FIELDS.number)) }
 }
 
 impl Arguments for BtfTracePointContext {
     #[inline(always)]
-    fn exit(&self) -> (*const u8, i64) {
-        (self.arg(0), self.arg(1))
+    fn exit<M: Mem>(&self) -> (u32, *const u8, i64) {
+        let regs = self.arg(0);
+        (number::<M>(regs), regs, self.arg(1))
     }
 }
 
 impl Arguments for RawTracePointContext {
     #[inline(always)]
-    fn exit(&self) -> (*const u8, i64) {
-        (self.arg(0), self.arg(1))
+    fn exit<M: Mem>(&self) -> (u32, *const u8, i64) {
+        let regs = self.arg(0);
+        (number::<M>(regs), regs, self.arg(1))
+    }
+}
+
+/// Kernel: `struct { struct trace_entry ent; long id; long ret; }`, all versions; `/sys/kernel/tracing/events/raw_syscalls`.
+impl Arguments for TracePointContext {
+    #[inline(always)]
+    fn exit<M: Mem>(&self) -> (u32, *const u8, i64) {
+        let record = self.as_ptr().cast::<i64>();
+        // SAFETY: members of the record, which are whole words.
+        let (id, result) = unsafe { (record.add(1).read_volatile(), record.add(2).read_volatile()) };
+        (id as u32, core::ptr::null(), result)
     }
 }
 

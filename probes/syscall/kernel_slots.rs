@@ -24,6 +24,8 @@ pub static FIELDS: Fields = Fields::UNRESOLVED;
 #[unsafe(no_mangle)]
 static CONSTANTS: Constants = Constants { forks: [0; 4], compat_forks: [0; 4], labels: 0 };
 
+// A map of its own: the agent writes it whole.
+#[unsafe(link_section = ".bss.state")]
 #[unsafe(no_mangle)]
 pub static mut STATE: State = State { first_page: 0, page_mask: 0, ready: 0, accounts: [0; CACHED_TASKS] };
 
@@ -149,6 +151,7 @@ pub fn is_newborn(regs: *const u8, number: u32, compat: bool) -> bool {
     // SAFETY: an offset of `struct pt_regs`.
     number == 0
         && !compat
+        && !regs.is_null()
         && return_address != MISSING
         && unsafe { Checked::read::<u64>(regs, return_address) } == 0
 }

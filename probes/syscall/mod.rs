@@ -72,6 +72,13 @@ const MAX_PROCESSES: &str = "max_processes";
 const COUNTED: &str = "returns of calls";
 const TIMED: &str = "returns of calls, timed";
 const BEGUN: &str = "beginnings of calls";
+/// The same three on kernels where the cheaper hooks can be interrupted by other tasks.
+const COUNTED_WHOLE: &str = "returns of calls, uninterrupted";
+const TIMED_WHOLE: &str = "returns of calls, timed, uninterrupted";
+const BEGUN_WHOLE: &str = "beginnings of calls, uninterrupted";
+/// Came with the way of calling programs at tracepoints that lets other tasks in (7.0): `DEFINE_SRCU_FAST`.
+const INTERRUPTIBLE: &str = "init_srcu_struct_fast";
+const LEFT_OUT: &str = "calls made while another task's is being counted are left out; sidecar_bpf_missed_runs_total tells how many";
 
 static HOOKS: &[Hook] = &[
     // Before the calls themselves: nothing may be remembered of a task that had the same id.
@@ -106,6 +113,48 @@ static HOOKS: &[Hook] = &[
         steps: &[
             Step { program: "exit_tp_btf", via: Via::TpBtf("sys_exit"), degrades: "" },
             Step { program: "exit_raw_tp", via: Via::RawTp("sys_exit"), degrades: "" },
+        ],
+    },
+    Hook {
+        name: COUNTED_WHOLE,
+        required: true,
+        missing: "no calls are seen",
+        steps: &[
+            Step {
+                program: "exit_tracepoint",
+                via: Via::Tracepoint("raw_syscalls", "sys_exit"),
+                degrades: "",
+            },
+            Step { program: "exit_tp_btf", via: Via::TpBtf("sys_exit"), degrades: LEFT_OUT },
+            Step { program: "exit_raw_tp", via: Via::RawTp("sys_exit"), degrades: LEFT_OUT },
+        ],
+    },
+    Hook {
+        name: BEGUN_WHOLE,
+        required: false,
+        missing: "no latencies",
+        steps: &[
+            Step {
+                program: "enter_tracepoint",
+                via: Via::Tracepoint("raw_syscalls", "sys_enter"),
+                degrades: "",
+            },
+            Step { program: "enter_tp_btf", via: Via::TpBtf("sys_enter"), degrades: LEFT_OUT },
+            Step { program: "enter_raw_tp", via: Via::RawTp("sys_enter"), degrades: LEFT_OUT },
+        ],
+    },
+    Hook {
+        name: TIMED_WHOLE,
+        required: true,
+        missing: "no calls are seen",
+        steps: &[
+            Step {
+                program: "timed_exit_tracepoint",
+                via: Via::Tracepoint("raw_syscalls", "sys_exit"),
+                degrades: "",
+            },
+            Step { program: "timed_exit_tp_btf", via: Via::TpBtf("sys_exit"), degrades: LEFT_OUT },
+            Step { program: "timed_exit_raw_tp", via: Via::RawTp("sys_exit"), degrades: LEFT_OUT },
         ],
     },
     Hook {
@@ -156,7 +205,7 @@ impl Sizes {
     }
 }
 
-fn plan(start: &Start, _: &dyn KernelFacts) -> Plan {
+fn plan(start: &Start, facts: &dyn KernelFacts) -> Plan {
     let sizes = Sizes::of(start);
     let (forks, compat_forks) = names::forks();
     let labels = [("comm", shared::WITH_COMM), ("pid", shared::WITH_PID), ("cgroup", shared::WITH_CGROUP)];
@@ -171,7 +220,15 @@ fn plan(start: &Start, _: &dyn KernelFacts) -> Plan {
     Plan {
         map_sizes,
         constants: vec![Constant { symbol: "CONSTANTS", bytes: as_bytes(&constants).to_vec() }],
-        without: if sizes.timed { vec![COUNTED] } else { vec![BEGUN, TIMED] },
+        without: unwanted(sizes.timed, facts.parameters(INTERRUPTIBLE).is_some()),
         ..Plan::default()
     }
+}
+
+/// The hooks that are not wanted: of those for counting, for timing, and the same uninterrupted, one kind is.
+fn unwanted(timed: bool, interruptible: bool) -> Vec<&'static str> {
+    let kinds: [&[&'static str]; 4] =
+        [&[COUNTED], &[BEGUN, TIMED], &[COUNTED_WHOLE], &[BEGUN_WHOLE, TIMED_WHOLE]];
+    let wanted = usize::from(timed) + 2 * usize::from(interruptible);
+    kinds.iter().enumerate().filter(|(at, _)| *at != wanted).flat_map(|(_, names)| *names).copied().collect()
 }

@@ -55,7 +55,7 @@ pub const fn cache_word(task: u32) -> u64 {
     (task as u64) << 32
 }
 
-/// One value in the object's `.bss`: what the fast path reads, at an address it knows.
+/// A section of the object's own: what the fast path reads, at an address it knows.
 #[repr(C)]
 pub struct State {
     /// First page of the table counted in.

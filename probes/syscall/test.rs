@@ -96,7 +96,7 @@ impl Bench {
     /// What the programs see: first page, pages less one, ready.
     fn state(&self) -> [u64; 3] {
         let maps = self.kernel.maps.borrow();
-        let bytes = &maps[".bss"][0u32.to_ne_bytes().as_slice()];
+        let bytes = &maps[".bss.state"][0u32.to_ne_bytes().as_slice()];
         assert_eq!(bytes.len(), size_of::<State>());
         [offset_of!(State, first_page), offset_of!(State, page_mask), offset_of!(State, ready)]
             .map(|at| *view::<u64>(&bytes[at..at + 8]).unwrap())
