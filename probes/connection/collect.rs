@@ -5,7 +5,7 @@
 use std::cmp::Ordering;
 
 use rustc_hash::FxHashMap;
-use sidecar_core::{CollectError, Collector, Kernel, Rows, Start};
+use sidecar_core::{CollectError, Collector, Events, Kernel, Rows, Start};
 
 use super::{
     ending::{Closed, Failed},
@@ -14,6 +14,7 @@ use super::{
         Conn, Control, Counters, GONE, LISTENER, LISTENERS_OWNER, PREEXISTING, Record, SCAN_CONNECTIONS,
         SCAN_LISTENERS, SCAN_OWNERS, SWEEP_AND_FORGET, UNTRACKED, nursery_slot, nursery_slots, state,
     },
+    tell::Teller,
 };
 use crate::plain::{as_bytes, as_bytes_mut, view};
 
@@ -38,6 +39,7 @@ pub(super) struct Connections {
     filtered: bool,
     nursery_mask: u32,
     buffer: Vec<u8>,
+    teller: Teller,
 }
 
 impl Connections {
@@ -50,6 +52,7 @@ impl Connections {
             filtered: start.filtered,
             nursery_mask: nursery_slots(start.max_connections) - 1,
             buffer: Vec::new(),
+            teller: Teller::new(start),
         }
     }
 
@@ -196,6 +199,7 @@ impl Connections {
         }
         if is_first && record.conn.flags & PREEXISTING == 0 {
             series.open(record.conn.handshake);
+            self.teller.opened(record);
         }
         series.add(&delta);
         if delta.segs_in > 0 {
@@ -221,16 +225,21 @@ impl Connections {
         }
         series.add(&delta);
         if record.state == u16::from(state::SYN_SENT) || !established(conn) {
-            series.fail(Failed::of(record.error, record.counters.segs_out));
+            let why = Failed::of(record.error, record.counters.segs_out);
+            series.fail(why);
+            self.teller.failed(record, why);
             return;
         }
         if live.is_none() && conn.flags & PREEXISTING == 0 {
             series.open(conn.handshake);
+            self.teller.opened(record);
         }
         let known = conn.flags & (PREEXISTING | UNTRACKED) == 0;
         let duration = known.then(|| record.now.saturating_sub(conn.established));
-        series.close(Closed::of(record.state, record.error), duration);
+        let how = Closed::of(record.state, record.error);
+        series.close(how, duration);
         series.round_trip(record.srtt);
+        self.teller.closed(record, how, duration);
     }
 
     /// Takes out what is known of the connection that began at `born`.
@@ -306,6 +315,18 @@ impl Collector for Connections {
         let swept = self.sweep(kernel, false);
         let read = self.read_ends(kernel);
         self.table.rows(rows);
+        swept.and(read)
+    }
+
+    fn listening(&mut self, wanted: u32) {
+        self.teller.listening(wanted);
+    }
+
+    fn events(&mut self, kernel: &mut dyn Kernel, out: &mut Events<'_>) -> Result<(), CollectError> {
+        let is_time = self.teller.wants_sweep(kernel.monotonic());
+        let swept = if is_time { self.sweep(kernel, false) } else { Ok(()) };
+        let read = self.read_ends(kernel);
+        self.teller.hand_over(kernel, out);
         swept.and(read)
     }
 }

@@ -8,6 +8,7 @@ mod ending;
 mod metrics;
 mod series;
 pub mod shared;
+mod tell;
 #[cfg(test)]
 mod test;
 
@@ -34,7 +35,7 @@ pub static PROBE: Probe = Probe {
     enabled: true,
     metrics: metrics::ALL,
     counts: &[],
-    events: &[],
+    events: &[&tell::CONNECTION],
     options: &[],
     hooks: HOOKS,
     fields: shared::Fields::SPECS,

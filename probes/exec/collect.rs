@@ -17,6 +17,8 @@ use crate::plain::{as_bytes, view};
 
 /// How long a counter must have stood still before it makes room for another.
 const IDLE_SECONDS: u64 = 3600;
+/// Longest that threads which end together may take for it.
+const ENDING_NANOS: u64 = 2_000_000_000;
 /// The row for what there was no room for.
 const OTHER: &str = "other";
 
@@ -93,6 +95,21 @@ impl Execs {
         Ok(counts)
     }
 
+    /// Forgets processes whose threads have all had the time to end.
+    fn forget_ended(kernel: &dyn Kernel) -> Result<(), CollectError> {
+        let now = kernel.monotonic().as_nanos() as u64;
+        let mut old = Vec::new();
+        kernel.for_each("ENDED", false, &mut |key, since| {
+            if view::<u64>(since).is_none_or(|since| now.saturating_sub(*since) > ENDING_NANOS) {
+                old.push(key.to_vec());
+            }
+        })?;
+        for key in old {
+            kernel.delete("ENDED", &key)?;
+        }
+        Ok(())
+    }
+
     /// The labels of a process, and what happened to it in words.
     fn name(&self, key: &Owner) -> Named {
         let mut labels = Vec::with_capacity(3);
@@ -150,6 +167,7 @@ impl Collector for Execs {
     }
 
     fn collect(&mut self, kernel: &mut dyn Kernel, rows: &mut Rows) -> Result<(), CollectError> {
+        Self::forget_ended(kernel)?;
         let counts = self.read(kernel)?;
         // Names that look the same, once they are text, are one row.
         let mut named: BTreeMap<(u32, Named), u64> = BTreeMap::new();

@@ -19,7 +19,7 @@ use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::{btf_tracepoint, fexit, kretprobe, map, raw_tracepoint, tracepoint},
-    maps::{HashMap, LruHashMap, PerCpuArray},
+    maps::{HashMap, PerCpuArray},
     programs::{
         BtfTracePointContext, FExitContext, RawTracePointContext, RetProbeContext, TracePointContext,
     },
@@ -29,10 +29,10 @@ use shared::{
     FAILED_ENTRIES, Fields, GROUP_EXIT, KERNEL_THREAD, LIFETIME_SUM, OVERFLOW, RESTART, SLOTS,
 };
 use sidecar_ebpf::{
-    current, event, field,
+    current, event, field, loss,
     mem::{Checked, Mem, Typed},
     per_cpu, scope,
-    sidecar_common::owner::Owner,
+    sidecar_common::{loss::Loss, owner::Owner},
 };
 
 #[unsafe(no_mangle)]
@@ -49,9 +49,10 @@ static COUNTS: HashMap<Owner, u64> = HashMap::with_max_entries(2048, BPF_F_NO_PR
 static FAILED_COUNTS: HashMap<Owner, u64> = HashMap::with_max_entries(FAILED_ENTRIES, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SLOTS, 0);
-/// Processes with several threads that have ended, by process id and when they began.
+/// Processes with several threads that have just ended, by process id and when they began: when that was. User space
+/// forgets them a little later. (Not an LRU map: small ones make room before they look whether the key is there.)
 #[map]
-static ENDED: LruHashMap<[u64; 2], u32> = LruHashMap::with_max_entries(ENDED_ENTRIES, 0);
+static ENDED: HashMap<[u64; 2], u64> = HashMap::with_max_entries(ENDED_ENTRIES, BPF_F_NO_PREALLOC);
 
 /// Kernel: `TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`, all versions. Runs in the process
 /// that has become the new program, its own memory, name and arguments in place.
@@ -225,11 +226,33 @@ fn is_last<M: Mem>(signal: *const u8, began: u64) -> bool {
         if M::read::<u32>(signal, field!(FIELDS.live)) != 0 {
             return false;
         }
-        let key = [bpf_get_current_pid_tgid() >> 32, began];
+        let id = bpf_get_current_pid_tgid();
+        let key = [id >> 32, began];
+        let is_known = ENDED.get_ptr(key).is_some();
         if M::read::<u32>(signal, field!(FIELDS.nr_threads)) <= 1 {
-            return ENDED.get_ptr(key).is_none();
+            // All others are gone altogether: nobody will ask again.
+            if is_known {
+                let _ = ENDED.remove(key);
+            }
+            return !is_known;
         }
-        ENDED.insert(key, 1, u64::from(BPF_NOEXIST)).is_ok()
+        !is_known && is_first(&key, id)
+    }
+}
+
+/// Whether nobody has stood for this process yet.
+#[inline(always)]
+fn is_first(key: &[u64; 2], id: u64) -> bool {
+    const EXISTS: i32 = -17;
+    // SAFETY: no arguments, always succeeds.
+    match ENDED.insert(key, unsafe { bpf_ktime_get_ns() }, u64::from(BPF_NOEXIST)) {
+        Ok(()) => true,
+        Err(EXISTS) => false,
+        Err(_) => {
+            // Of the threads that cannot be told apart the main one; it may be another that ends last.
+            loss::count(Loss::MapFull);
+            id >> 32 == id & 0xffff_ffff
+        }
     }
 }
 

@@ -65,7 +65,7 @@ pub const fn ending(status: u32) -> u32 {
 /// Entries of the `FAILED_COUNTS` map.
 pub const FAILED_ENTRIES: u32 = 256;
 /// Entries of the `ENDED` map.
-pub const ENDED_ENTRIES: u32 = 128;
+pub const ENDED_ENTRIES: u32 = 1024;
 
 /// `Constants::labels`: counters tell names apart.
 pub const BY_COMM: u32 = 1;

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::{Filter, RING_FULL, SLOW_READER, Subscription, json, queue::Queue};
 
 /// Subscribers at a time.
-const MOST_SUBSCRIBERS: usize = 16;
+const MOST_SUBSCRIBERS: usize = 8;
 
 macro_rules! metrics {
     ($($name:ident = $metric:literal $kind:ident [$($label:literal),*] $help:literal;)+) => {

@@ -14,8 +14,8 @@ use sidecar_core::{Event, EventSpec, EventValue};
 
 use super::{Hub, LOST, hub::monotonic, json};
 
-/// Bytes that may wait for one subscriber.
-const MOST_BYTES: usize = 512 * 1024;
+/// Bytes that may wait for one subscriber. One reading of a full ring makes less than half of it.
+const MOST_BYTES: usize = 2 << 20;
 
 #[derive(Default)]
 struct Waiting {

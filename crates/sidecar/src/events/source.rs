@@ -1,7 +1,7 @@
 //! One probe's events: its switch, its ring, and what its kernel side had no room for. Used by the agent and by `trace`.
 
 use sidecar_common::event;
-use sidecar_core::{CollectError, Collector, Event, EventSpec, Events, Kernel, Listener};
+use sidecar_core::{CollectError, Collector, Event, EventSpec, Events, Kernel, KernelError, Listener};
 
 use super::hub::clock;
 
@@ -52,7 +52,7 @@ impl Source {
             // What a program was busy with when the last listener went.
             self.pump(kernel, collector, &mut Nobody)?;
         }
-        kernel.update(event::SWITCH, &0u32.to_ne_bytes(), &wanted.to_ne_bytes())?;
+        known(kernel.update(event::SWITCH, &0u32.to_ne_bytes(), &wanted.to_ne_bytes()))?;
         collector.listening(wanted);
         self.wanted = wanted;
         self.pump(kernel, collector, listener)
@@ -68,12 +68,20 @@ impl Source {
         let offset = clock(libc::CLOCK_REALTIME).saturating_sub(clock(libc::CLOCK_MONOTONIC));
         let read = collector.events(kernel, &mut Events::new(offset, listener));
         for (at, spec) in self.events.iter().enumerate() {
-            let lost = kernel.per_cpu_sum(event::LOST, at as u32)?;
+            let lost = known(kernel.per_cpu_sum(event::LOST, at as u32))?;
             let before = std::mem::replace(&mut self.lost[at], lost);
             if lost > before {
                 listener.lost(spec, lost - before);
             }
         }
         read
+    }
+}
+
+/// Probes whose events come from what their kernel side tells anyway have nothing to switch there.
+fn known<T: Default>(result: Result<T, KernelError>) -> Result<T, KernelError> {
+    match result {
+        Err(error) if error.cause.kind() == std::io::ErrorKind::NotFound => Ok(T::default()),
+        result => result,
     }
 }

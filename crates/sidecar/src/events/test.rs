@@ -208,7 +208,7 @@ fn a_subscription_begins_when_the_probes_have_followed() {
 #[test]
 fn subscriptions_are_limited_and_end_with_the_agent() {
     let hub = hub();
-    let mut streams: Vec<_> = (0..16).map(|_| subscribe(&hub, &[])).collect();
+    let mut streams: Vec<_> = (0..8).map(|_| subscribe(&hub, &[])).collect();
     assert_eq!(hub.subscribe(filter(&[]).unwrap()).err(), Some(SubscribeError::Full));
     streams.pop();
     streams.push(subscribe(&hub, &[]));

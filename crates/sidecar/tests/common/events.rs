@@ -75,4 +75,4 @@ macro_rules! schemas {
     };
 }
 
-schemas!("exec", "exec_exit", "lost");
+schemas!("connection", "exec", "exec_exit", "lost");
