@@ -7,7 +7,6 @@ mod common;
 
 use std::{
     collections::BTreeMap,
-    io::Write as _,
     net::{TcpListener, TcpStream, UdpSocket},
 };
 
@@ -249,10 +248,9 @@ fn pings_and_streams_add_up_to_what_the_interface_received() {
         }
         let listener = TcpListener::bind("10.9.8.2:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let mut client = cable.near.run(|| TcpStream::connect(address).unwrap());
+        let client = cable.near.run(|| TcpStream::connect(address).unwrap());
         let (server, _) = listener.accept().unwrap();
-        client.write_all(&vec![1; 300_000]).unwrap();
-        common::net::receive(&server, 300_000);
+        common::net::send(&client, &server, 300_000);
         drop((client, server));
         common::net::moment();
         // Neighbours may be asked for at any moment: between two equal readings there was none.

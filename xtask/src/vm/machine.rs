@@ -63,12 +63,15 @@ pub(crate) fn boot(kernel: &Kernel, initramfs: &Path, log: &Path, limit: Duratio
     })
 }
 
+/// How long a machine may say nothing after its kernel has given up.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
 /// Starts a machine and hands over each line of its console, which also goes to `log`. Returns whether the machine ended
 /// within `limit`; it is stopped if it did not.
 pub(crate) fn follow(
     mut command: Command,
     log: &Path,
-    limit: Duration,
+    mut limit: Duration,
     mut line: impl FnMut(&str),
 ) -> Result<bool> {
     let started = Instant::now();
@@ -88,6 +91,10 @@ pub(crate) fn follow(
             Ok(text) => {
                 writeln!(log, "{text}")?;
                 line(&text);
+                // It should restart, which ends it, but an emulated processor may not get that far.
+                if text.contains("Kernel panic - not syncing") {
+                    limit = limit.min(started.elapsed() + LAST_WORDS);
+                }
             }
             Err(RecvTimeoutError::Timeout) => break false,
             Err(RecvTimeoutError::Disconnected) => break true,
