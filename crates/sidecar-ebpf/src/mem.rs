@@ -36,7 +36,6 @@ pub trait Mem {
 }
 
 /// What [`Typed::address`] measures distances from: its own address, once anybody has asked for one.
-#[unsafe(no_mangle)]
 static mut ANCHOR: u64 = 0;
 
 /// For pointers the verifier knows the type of (`tp_btf`, `fentry`, helper results).
