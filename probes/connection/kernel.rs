@@ -20,9 +20,11 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_ANY, BPF_F_NO_PREALLOC},
     helpers::bpf_ktime_get_ns,
-    macros::{btf_tracepoint, fexit, kretprobe, map, raw_tracepoint},
+    macros::{btf_tracepoint, fexit, kretprobe, map, raw_tracepoint, tracepoint},
     maps::{HashMap, RingBuf},
-    programs::{BtfTracePointContext, FExitContext, RawTracePointContext, RetProbeContext},
+    programs::{
+        BtfTracePointContext, FExitContext, RawTracePointContext, RetProbeContext, TracePointContext,
+    },
 };
 use kernel_socket::{
     Begin, CONSTANTS, CONTROL, FIELDS, LISTENERS, Tracked, add_listener, describe, forget, infer, listen_key,
@@ -56,6 +58,23 @@ pub fn state_tp_btf(ctx: BtfTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn state_raw_tp(ctx: RawTracePointContext) -> i32 {
     on_state::<Checked>(ctx.arg(0), ctx.arg::<i32>(1) as u8, ctx.arg::<i32>(2) as u8);
+    0
+}
+
+/// The same hook, uninterrupted: for kernels that let other tasks in while the two above run, and meanwhile leave out what
+/// those do.
+#[tracepoint(name = "inet_sock_set_state", category = "sock")]
+pub fn state_tracepoint(ctx: TracePointContext) -> u32 {
+    let told = ctx.as_ptr().cast::<u8>().cast_const();
+    // SAFETY: offsets of what the tracepoint tells.
+    let (sk, old, new) = unsafe {
+        (
+            Checked::read::<u64>(told, field!(FIELDS.told_sk)),
+            Checked::read::<i32>(told, field!(FIELDS.told_old)),
+            Checked::read::<i32>(told, field!(FIELDS.told_new)),
+        )
+    };
+    on_state::<Checked>(sk as *const u8, old as u8, new as u8);
     0
 }
 

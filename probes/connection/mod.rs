@@ -46,14 +46,34 @@ pub static PROBE: Probe = Probe {
     start: |start| Box::new(collect::Connections::new(start)),
 };
 
+const STATES: &str = "socket states";
+/// The same on kernels where the cheaper hooks can be interrupted by other tasks.
+const STATES_WHOLE: &str = "socket states, uninterrupted";
+const LEFT_OUT: &str = "what another task does to its connections while one's is looked at is left out; \
+                        sidecar_bpf_missed_runs_total tells how often";
+
 static HOOKS: &[Hook] = &[
     Hook {
-        name: "socket states",
+        name: STATES,
         required: true,
         missing: "no connections are seen",
         steps: &[
             Step { program: "state_tp_btf", via: Via::TpBtf("inet_sock_set_state"), degrades: "" },
             Step { program: "state_raw_tp", via: Via::RawTp("inet_sock_set_state"), degrades: "" },
+        ],
+    },
+    Hook {
+        name: STATES_WHOLE,
+        required: true,
+        missing: "no connections are seen",
+        steps: &[
+            Step {
+                program: "state_tracepoint",
+                via: Via::Tracepoint("sock", "inet_sock_set_state"),
+                degrades: "",
+            },
+            Step { program: "state_tp_btf", via: Via::TpBtf("inet_sock_set_state"), degrades: LEFT_OUT },
+            Step { program: "state_raw_tp", via: Via::RawTp("inet_sock_set_state"), degrades: LEFT_OUT },
         ],
     },
     Hook {
@@ -94,6 +114,7 @@ static HOOKS: &[Hook] = &[
 ];
 
 fn plan(start: &Start, facts: &dyn KernelFacts) -> Plan {
+    let other = if facts.tracepoints_let_tasks_in() { STATES } else { STATES_WHOLE };
     let nursery = shared::nursery_slots(start.max_connections);
     let constants = shared::Constants {
         accept_parameters: facts.parameters("inet_csk_accept").unwrap_or(0),
@@ -103,6 +124,7 @@ fn plan(start: &Start, facts: &dyn KernelFacts) -> Plan {
     Plan {
         map_sizes: vec![("SOCKETS", start.max_connections), ("NURSERY", nursery)],
         constants: vec![Constant { symbol: "CONSTANTS", bytes: as_bytes(&constants).to_vec() }],
+        without: vec![other],
         ..Plan::default()
     }
 }

@@ -32,6 +32,9 @@ sidecar_common::fields! {
         file_private: "file.private_data",
         inode_mode: "inode.i_mode",
         socket_sk: "socket.sk",
+        optional told_sk: "trace_event_raw_inet_sock_set_state.skaddr",
+        optional told_old: "trace_event_raw_inet_sock_set_state.oldstate",
+        optional told_new: "trace_event_raw_inet_sock_set_state.newstate",
     }
 }
 

@@ -76,8 +76,6 @@ const BEGUN: &str = "beginnings of calls";
 const COUNTED_WHOLE: &str = "returns of calls, uninterrupted";
 const TIMED_WHOLE: &str = "returns of calls, timed, uninterrupted";
 const BEGUN_WHOLE: &str = "beginnings of calls, uninterrupted";
-/// Came with the way of calling programs at tracepoints that lets other tasks in (7.0): `DEFINE_SRCU_FAST`.
-const INTERRUPTIBLE: &str = "init_srcu_struct_fast";
 const LEFT_OUT: &str = "calls made while another task's is being counted are left out; sidecar_bpf_missed_runs_total tells how many";
 
 static HOOKS: &[Hook] = &[
@@ -220,7 +218,7 @@ fn plan(start: &Start, facts: &dyn KernelFacts) -> Plan {
     Plan {
         map_sizes,
         constants: vec![Constant { symbol: "CONSTANTS", bytes: as_bytes(&constants).to_vec() }],
-        without: unwanted(sizes.timed, facts.parameters(INTERRUPTIBLE).is_some()),
+        without: unwanted(sizes.timed, facts.tracepoints_let_tasks_in()),
         ..Plan::default()
     }
 }

@@ -221,6 +221,12 @@ pub trait KernelFacts {
     fn parameters(&self, function: &str) -> Option<u32>;
     /// Whether the kernel has this `struct.member`.
     fn has_member(&self, path: &str) -> bool;
+    /// Whether other tasks may run in the middle of a program at a tracepoint (`tp_btf`, `raw_tp`). What they bring about
+    /// meanwhile is left out on that CPU, so on such kernels perf tracepoints are the ones that count everything.
+    fn tracepoints_let_tasks_in(&self) -> bool {
+        // Came with `DEFINE_SRCU_FAST`, by which programs are called since 7.0.
+        self.parameters("init_srcu_struct_fast").is_some()
+    }
 }
 
 /// What the loader changes in an object before it loads it.
