@@ -5,6 +5,7 @@ pub mod connection;
 pub mod exec;
 #[cfg(test)]
 mod fake;
+pub mod open;
 pub mod packet;
 mod plain;
 pub mod syscall;
@@ -12,7 +13,8 @@ pub mod syscall;
 use sidecar_core::Probe;
 
 /// Every probe, in the order shown to users.
-pub static PROBES: &[&Probe] = &[&connection::PROBE, &exec::PROBE, &packet::PROBE, &syscall::PROBE];
+pub static PROBES: &[&Probe] =
+    &[&connection::PROBE, &exec::PROBE, &packet::PROBE, &syscall::PROBE, &open::PROBE];
 
 include!(concat!(env!("OUT_DIR"), "/objects.rs"));
 

@@ -40,13 +40,7 @@ pub fn describe(to: &mut Owner) {
     let id = bpf_get_current_pid_tgid();
     let pid = (id >> 32) as u32;
     let words = if constant(&TASK_BTF) != 0 {
-        // SAFETY: no arguments, always succeeds; offsets of `struct task_struct`, whose name is two words long.
-        unsafe {
-            let task = bpf_get_current_task_btf().cast_const().cast::<u8>();
-            let leader = Typed::read::<u64>(task, field!(TASK_FIELDS.group_leader)) as *const u8;
-            let comm = field!(TASK_FIELDS.comm);
-            terminated([Typed::read::<u64>(leader, comm), Typed::read::<u64>(leader, comm + 8)])
-        }
+        terminated(name_words())
     } else if id as u32 == pid {
         comm_words(&bpf_get_current_comm().unwrap_or([0; COMM_LEN]))
     } else {
@@ -67,9 +61,26 @@ pub fn describe(to: &mut Owner) {
     }
 }
 
+/// The name of the running process as it lies in memory: what follows its terminating zero may be left of a longer one.
+#[inline(always)]
+pub fn name_words() -> CommWords {
+    let comm = field!(TASK_FIELDS.comm);
+    // SAFETY: offsets of `struct task_struct`, whose name is two words long.
+    unsafe {
+        if constant(&TASK_BTF) != 0 {
+            let task = bpf_get_current_task_btf().cast_const().cast::<u8>();
+            let leader = Typed::read::<u64>(task, field!(TASK_FIELDS.group_leader)) as *const u8;
+            [Typed::read::<u64>(leader, comm), Typed::read::<u64>(leader, comm + 8)]
+        } else {
+            let leader = leader(task());
+            [Checked::read::<u64>(leader, comm), Checked::read::<u64>(leader, comm + 8)]
+        }
+    }
+}
+
 /// A name without what may be left of a longer one behind its terminating zero.
 #[inline(always)]
-fn terminated(words: CommWords) -> CommWords {
+pub fn terminated(words: CommWords) -> CommWords {
     let first = up_to_zero(words[0]);
     [words[0] & first, if first == u64::MAX { words[1] & up_to_zero(words[1]) } else { 0 }]
 }

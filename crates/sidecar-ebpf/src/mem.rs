@@ -17,6 +17,14 @@ pub fn constant(placeholder: &u32) -> u32 {
     unsafe { core::ptr::read_volatile(placeholder) }
 }
 
+/// The low bits of a number. Not left out where the compiler knows that it changes nothing: the verifier may not.
+#[inline(always)]
+pub fn masked<const MASK: i32>(mut value: u64) -> u64 {
+    // SAFETY: one instruction on a register.
+    unsafe { core::arch::asm!("{0} &= {1}", inout(reg) value, const MASK, options(pure, nomem, nostack)) };
+    value
+}
+
 /// A way to read kernel memory.
 pub trait Mem {
     /// Reads a `T` at `base + offset`; zero if the memory is not there.

@@ -75,4 +75,4 @@ macro_rules! schemas {
     };
 }
 
-schemas!("connection", "exec", "exec_exit", "lost");
+schemas!("connection", "exec", "exec_exit", "open", "lost");
