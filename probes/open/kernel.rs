@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 //! Counts and times opens. Attached to the one function all system calls that open files go through, and to the one of
-//! io_uring: nothing runs at any other call.
+//! `io_uring`: nothing runs at any other call.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -43,7 +43,7 @@ pub static CONSTANTS: Constants = Constants {
 
 /// Bit of `task_struct.thread_info` that says 32-bit call: `TIF_32BIT` on aarch64, `TS_COMPAT` on x86.
 const COMPAT: u32 = if cfg!(bpf_target_arch = "aarch64") { 1 << 22 } else { 2 };
-/// `EAGAIN`: io_uring will try again in another thread.
+/// `EAGAIN`: `io_uring` will try again in another thread.
 const AGAIN: i32 = 11;
 /// `IO_URING_F_COMPLETE_DEFER` before 5.19.
 const COMPLETE_DEFER: u64 = 2;
@@ -76,7 +76,8 @@ pub fn end_fexit(ctx: FExitContext) -> i32 {
 pub fn end_kretprobe(ctx: RetProbeContext) -> u32 {
     let under = end();
     let [dfd, name, how] = under.arguments;
-    finish(CALLS, ctx.ret::<i32>(), under.nanos, || Asked::how(dfd, name, how as *const u8));
+    let nanos = if constant(&CONSTANTS.latency) != 0 { under.nanos } else { 0 };
+    finish(CALLS, ctx.ret::<i32>(), nanos, || Asked::how(dfd, name, how as *const u8));
     0
 }
 

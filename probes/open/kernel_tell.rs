@@ -34,7 +34,7 @@ static PREFIXES: [Prefix; MAX_PREFIXES] = [Prefix::NONE; MAX_PREFIXES];
 /// Where paths and records are put together: one place for each of the programs that may interrupt each other.
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
-/// Paths of io_uring's opens under way, by thread: at their end they are gone.
+/// Paths of `io_uring`'s opens under way, by thread: at their end they are gone.
 #[map]
 static URING_PATHS: LruHashMap<u64, [u8; NAME_BYTES]> = LruHashMap::with_max_entries(128, 0);
 
@@ -80,7 +80,7 @@ impl Asked {
         Self::new(dfd as i32, name, flags, mode, resolve)
     }
 
-    /// A request of io_uring.
+    /// A request of `io_uring`.
     #[inline(always)]
     pub fn uring(request: *const u8) -> Self {
         let data = request.wrapping_add(field!(FIELDS.request_open) as usize);
@@ -134,7 +134,7 @@ impl Asked {
     }
 }
 
-/// Keeps the path of a request of io_uring until it ends.
+/// Keeps the path of a request of `io_uring` until it ends.
 #[inline(never)]
 pub fn keep_uring_path(request: *const u8) {
     let Some(scratch) = SCRATCH.get_ptr_mut(URING) else { return };

@@ -1,7 +1,7 @@
 //! Which files are opened, by whom, how does it fail, and how long does it take?
 //!
-//! A program at the end of the one function that open, openat, openat2 and creat go through, one at its beginning for
-//! latencies, and the same for io_uring's. Nothing runs at any other system call, unless the kernel allows nothing else.
+//! A program at the end of the one function that open, openat, openat2 and creat go through, on request one at its beginning
+//! for latencies, and the same for `io_uring`'s. Nothing runs at any other system call, unless the kernel allows nothing else.
 
 mod collect;
 mod decode;
@@ -38,8 +38,8 @@ pub static PROBE: Probe = Probe {
         OptionSpec {
             name: LATENCY,
             kind: OptionKind::Bool,
-            default: "true",
-            help: "Measure how long opens take",
+            default: "false",
+            help: "Measure how long opens take; nearly doubles what an open costs",
         },
         OptionSpec {
             name: PATHS,
@@ -51,7 +51,7 @@ pub static PROBE: Probe = Probe {
     hooks: HOOKS,
     fields: shared::Fields::SPECS,
     capabilities: &["CAP_BPF", "CAP_PERFMON"],
-    cost: "two programs for every open, and nothing for other calls; see bench/README.md",
+    cost: "some 350 instructions for every open, 630 with latencies, nothing for other calls; see bench/README.md",
     rings: &[],
     plan,
     start: |start| Box::new(collect::Opens::new(start)),
@@ -84,7 +84,11 @@ static HOOKS: &[Hook] = &[
         missing: "nothing is seen",
         steps: &[
             Step { program: "end_fexit", via: Via::Fexit(FUNCTION), degrades: "" },
-            Step { program: "end_kretprobe", via: Via::Kretprobe(FUNCTION), degrades: "" },
+            Step {
+                program: "end_kretprobe",
+                via: Via::Kretprobe(FUNCTION),
+                degrades: "events have paths only with probes.open.latency",
+            },
             Step { program: "exit_tp_btf", via: Via::TpBtf("sys_exit"), degrades: SLOW },
             Step { program: "exit_raw_tp", via: Via::RawTp("sys_exit"), degrades: SLOW },
         ],
@@ -160,7 +164,8 @@ fn plan(start: &Start, facts: &dyn KernelFacts) -> Plan {
         compat_calls: calls::COMPAT,
     };
     let mut without = Vec::new();
-    if !latency {
+    // Kretprobes know of paths only by the beginnings.
+    if !latency && used == 0 {
         without.push(BEGUN);
     }
     if !facts.has_member("io_open.how") {

@@ -5,7 +5,7 @@
 use sidecar_common::{event::EventHeader, owner::Owner};
 
 sidecar_common::fields! {
-    /// Members of requests of io_uring, of the registers of a system call, and of what a directory's path is made of.
+    /// Members of requests of `io_uring`, of the registers of a system call, and of what a directory's path is made of.
     pub struct Fields {
         optional request_result: "io_kiocb.cqe.res" | "io_kiocb.result",
         optional request_open: "io_kiocb.open" | "io_kiocb.cmd",
@@ -59,7 +59,7 @@ pub struct Constants {
     pub latency: u32,
     /// Used entries of `PREFIXES`.
     pub prefixes: u32,
-    /// Not 0 where a request of io_uring holds its result only if it is completed later (before 5.19).
+    /// Not 0 where a request of `io_uring` holds its result only if it is completed later (before 5.19).
     pub result_if_deferred: u32,
     /// Numbers of open, creat, openat and openat2; `u32::MAX` for those there are not.
     pub calls: [u32; 4],
@@ -204,7 +204,7 @@ pub const fn place(comm: [u64; 2], who: u64, cgroup: u64) -> usize {
 
 /// Entry of `TABLES`: opens of system calls.
 pub const CALLS: u32 = 0;
-/// Entry of `TABLES`: opens of io_uring.
+/// Entry of `TABLES`: opens of `io_uring`.
 pub const URING: u32 = 1;
 
 /// An open under way.

@@ -32,7 +32,7 @@ use serde_json::Value;
 const TOTAL: &str = "sidecar_open_total";
 
 fn agent(flags: &[&str]) -> Agent {
-    agent_with(flags, &[])
+    agent_with(flags, &[("latency", "true")])
 }
 
 /// An agent that looks at nothing but opens, with some of the probe's options.
@@ -260,11 +260,123 @@ fn opens_take_as_long_as_they_wait() {
     assert_eq!(opens(&page, &name, "ok"), 1);
     agent.stop();
     // Not asked for.
-    let agent = agent_with(&[], &[("latency", "false")]);
+    let agent = agent_with(&[], &[]);
     assert_eq!(openat(c"/dev/null", 0), 0);
     let page = agent.scrape();
     assert_eq!(page.rows("sidecar_open_seconds_count", &[]).count(), 0);
     assert!(page.count(TOTAL, &[]) > 0);
+    agent.stop();
+}
+
+/// As much of an `io_uring` as it takes to open files: no memory is shared but the rings.
+struct Ring {
+    fd: i32,
+    submitted: *mut u8,
+    entries: *mut u8,
+    completed: *mut u8,
+    offsets: [u32; 30],
+}
+
+impl Ring {
+    const SIZE: usize = 4096;
+
+    /// `struct io_uring_params`: eight words of numbers, then offsets of ten words into each ring.
+    fn new() -> Result<Self, std::io::Error> {
+        let mut offsets = [0_u32; 30];
+        // SAFETY: a place for the parameters, which are that long.
+        let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 8, offsets.as_mut_ptr()) } as i32;
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        let map = |at: i64| {
+            // SAFETY: memory the kernel chooses.
+            let place = unsafe {
+                let access = libc::PROT_READ | libc::PROT_WRITE;
+                libc::mmap(std::ptr::null_mut(), Self::SIZE, access, libc::MAP_SHARED, fd, at)
+            };
+            assert_ne!(place, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
+            place.cast::<u8>()
+        };
+        Ok(Self { fd, submitted: map(0), completed: map(0x800_0000), entries: map(0x1000_0000), offsets })
+    }
+
+    fn word(ring: *mut u8, offset: u32) -> *mut u32 {
+        // SAFETY: within the mapping.
+        unsafe { ring.add(offset as usize).cast() }
+    }
+
+    /// Opens (`IORING_OP_OPENAT`) and waits; the result. With `forced`, in another thread of the kernel's.
+    fn open(&self, path: &CStr, flags: i32, forced: bool) -> i32 {
+        let (sq, cq) = (&self.offsets[10..20], &self.offsets[20..30]);
+        // SAFETY: the rings as the kernel describes them: head, tail, mask, …; this thread alone uses them.
+        unsafe {
+            let tail = Self::word(self.submitted, sq[1]);
+            let at = *tail & *Self::word(self.submitted, sq[2]);
+            // `struct io_uring_sqe`, eight words: opcode and IOSQE_ASYNC with the directory, …, path, mode and flags.
+            let first = 0x12 | if forced { 0x1000 } else { 0 } | (libc::AT_FDCWD as u64) << 32;
+            let last = 0o644 | (flags as u64) << 32;
+            let entry = [first, 0, path.as_ptr() as u64, last, 0, 0, 0, 0].map(u64::to_ne_bytes);
+            self.entries.add(at as usize * 64).copy_from_nonoverlapping(entry.as_ptr().cast(), 64);
+            *Self::word(self.submitted, sq[6]).add(at as usize) = at;
+            tail.write_volatile(*tail + 1);
+            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+            let entered = libc::syscall(libc::SYS_io_uring_enter, self.fd, 1, 1, 1, 0, 0);
+            assert_eq!(entered, 1, "{}", std::io::Error::last_os_error());
+            let head = Self::word(self.completed, cq[0]);
+            let at = *head & *Self::word(self.completed, cq[2]);
+            let result = Self::word(self.completed, cq[5] + at * 16 + 8).read_volatile().cast_signed();
+            head.write_volatile(*head + 1);
+            if result >= 0 {
+                libc::close(result);
+            }
+            result
+        }
+    }
+}
+
+#[test]
+fn opens_of_io_uring_are_counted_and_told() {
+    need_root!();
+    if let Err(error) = Ring::new() {
+        skip!("io_uring cannot be used here: {error}");
+    }
+    let (agent, name, scratch) = (agent(&[]), own_name(), Scratch::new());
+    if used(&agent, "io_uring's opens").is_none() {
+        skip!("io_uring's opens cannot be seen on this kernel");
+    }
+    let place = fs::canonicalize(&scratch.0).unwrap();
+    fs::write(place.join("file"), "text").unwrap();
+    let mut stream = Stream::open(&agent, &format!("types=open&comm={name}"));
+    let child = forked(&name, |_| {
+        std::env::set_current_dir(&place).unwrap();
+        let ring = Ring::new().unwrap();
+        for _ in 0..5 {
+            assert!(ring.open(c"file", libc::O_RDONLY, false) >= 0);
+            assert_eq!(ring.open(c"none", libc::O_RDONLY, false), -libc::ENOENT);
+        }
+        for _ in 0..3 {
+            assert!(ring.open(c"file", libc::O_WRONLY, true) >= 0);
+        }
+        assert_eq!(openat(c"/last", 0), libc::ENOENT);
+    });
+    child.join();
+    let events = stream.until(|event| event["path"] == "/last");
+    let page = agent.scrape();
+    let counted = ["ok", "ENOENT", "unknown"].map(|result| opens(&page, &name, result));
+    assert_eq!(counted.iter().sum::<u64>(), 14, "{counted:?}");
+    assert_eq!(page.count(TOTAL, &[("comm", &name)]), 14);
+    // Before 5.19 the kernel does not keep the result of what another thread did.
+    if counted[2] == 0 {
+        assert_eq!(counted, [8, 6, 0]);
+    }
+    assert_eq!(events.len(), 14);
+    let of = |flags: &str, path: &str| {
+        let path = place.join(path);
+        let same = |event: &&Value| event["flags"] == flags && event["path"] == path.to_str().unwrap();
+        events.iter().filter(same).count()
+    };
+    let told = [of("O_RDONLY", "file"), of("O_RDONLY", "none"), of("O_WRONLY", "file")];
+    assert_eq!(told, [5, 5, 3], "{events:#?}");
     agent.stop();
 }
 
@@ -353,14 +465,18 @@ fn many_names_one_after_the_other_are_all_counted_and_the_rest_is_other() {
     };
     let agent_of_all = agent(&[]);
     let names: Vec<String> = (0..300).map(|_| own_name()).collect();
-    names.iter().for_each(|name| work(name));
+    for name in &names {
+        work(name);
+    }
     let page = agent_of_all.scrape();
     for name in &names {
         assert_eq!((opens(&page, name, "ok"), opens(&page, name, "ENOENT")), (7, 1), "{name}");
     }
     agent_of_all.stop();
     let agent_of_few = agent(&["--max-series", "16"]);
-    names.iter().for_each(|name| work(name));
+    for name in &names {
+        work(name);
+    }
     let page = agent_of_few.scrape();
     assert!(page.rows(TOTAL, &[]).count() <= 17);
     assert!(page.count(TOTAL, &[]) >= 2400, "{}", page.count(TOTAL, &[]));
