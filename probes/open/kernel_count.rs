@@ -93,7 +93,8 @@ pub fn begin(arguments: [u64; 3]) {
 #[inline(never)]
 fn set_aside(place: *mut Begun, task: u64) {
     // SAFETY: a valid place, copied by the helper.
-    let _ = ASIDE.insert(task, unsafe { &*place }, u64::from(BPF_ANY));
+    let begun: &Begun = unsafe { &*place };
+    let _ = ASIDE.insert(task, begun, u64::from(BPF_ANY));
 }
 
 /// What is known of the open the running task has ended.

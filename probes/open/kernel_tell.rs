@@ -145,7 +145,8 @@ pub fn keep_uring_path(request: *const u8) {
         let name = Checked::read::<u64>(filename, field!(FIELDS.filename));
         let to = (&raw mut (*scratch).record.path).cast::<[u8; NAME_BYTES]>();
         bpf_probe_read_kernel_str(to.cast(), NAME_BYTES as u32, name as *const _);
-        let _ = URING_PATHS.insert(bpf_get_current_pid_tgid(), &*to, u64::from(BPF_ANY));
+        let kept: &[u8; NAME_BYTES] = &*to;
+        let _ = URING_PATHS.insert(bpf_get_current_pid_tgid(), kept, u64::from(BPF_ANY));
     }
 }
 
