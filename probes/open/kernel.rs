@@ -174,10 +174,13 @@ fn on_exit<M: Mem>(regs: *const u8, result: i32) {
 
 #[inline(always)]
 fn uring_begin(request: u64, flags: u32) {
-    begin([request, u64::from(flags), 0]);
+    let mut dfd = 0;
     if is_special() {
         kernel_tell::keep_uring_path(request as *const u8);
+        // At the end there may be something else in its place.
+        dfd = kernel_tell::uring_dfd(request as *const u8);
     }
+    begin([request, u64::from(flags), dfd]);
 }
 
 #[inline(always)]
@@ -186,7 +189,7 @@ fn uring_end(returned: i32) {
     if returned == -AGAIN {
         return;
     }
-    let [request, flags, _] = under.arguments;
+    let [request, flags, dfd] = under.arguments;
     let is_unknown =
         request == 0 || (constant(&CONSTANTS.result_if_deferred) != 0 && flags & COMPLETE_DEFER == 0);
     let mut result = -(UNKNOWN_ERRNO as i32);
@@ -195,7 +198,7 @@ fn uring_end(returned: i32) {
         result = unsafe { Checked::read::<i32>(request as *const u8, field!(FIELDS.request_result)) };
     }
     let nanos = if constant(&CONSTANTS.latency) != 0 { under.nanos } else { 0 };
-    finish(URING, result, nanos, || Asked::uring(request as *const u8));
+    finish(URING, result, nanos, || Asked::uring(request as *const u8, dfd));
 }
 
 /// Whether opens have to be looked at one by one: there is a filter, or somebody listens.

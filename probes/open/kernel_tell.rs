@@ -82,12 +82,9 @@ impl Asked {
 
     /// A request of `io_uring`.
     #[inline(always)]
-    pub fn uring(request: *const u8) -> Self {
+    pub fn uring(request: *const u8, dfd: u64) -> Self {
         let data = request.wrapping_add(field!(FIELDS.request_open) as usize);
-        // SAFETY: offsets of `struct io_open`.
-        let dfd = unsafe { Checked::read::<i32>(data, field!(FIELDS.uring_dfd)) };
-        let how = data.wrapping_add(field!(FIELDS.uring_how) as usize);
-        Self::how(dfd as u64, 0, how)
+        Self::how(dfd, 0, data.wrapping_add(field!(FIELDS.uring_how) as usize))
     }
 
     /// The registers of system call number `number`.
@@ -132,6 +129,14 @@ impl Asked {
             }
         }
     }
+}
+
+/// The descriptor of the directory a request of `io_uring` names.
+#[inline(always)]
+pub fn uring_dfd(request: *const u8) -> u64 {
+    let data = request.wrapping_add(field!(FIELDS.request_open) as usize);
+    // SAFETY: an offset of `struct io_open`.
+    unsafe { u64::from(Checked::read::<u32>(data, field!(FIELDS.uring_dfd))) }
 }
 
 /// Keeps the path of a request of `io_uring` until it ends.
