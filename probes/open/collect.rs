@@ -8,7 +8,10 @@ use sidecar_core::{CollectError, Collector, Events, HistogramValue, Kernel, Labe
 
 use super::{
     decode, labels, metrics,
-    shared::{BUCKETS, CALLS, Cell, RESTART, Table, UNKNOWN_ERRNO, URING, WITH_CGROUP, WITH_COMM, WITH_PID},
+    shared::{
+        BUCKETS, CALLS, Cell, MAX_PREFIXES, PREFIX_WORDS, RESTART, Table, UNKNOWN_ERRNO, URING, WITH_CGROUP,
+        WITH_COMM, WITH_PID,
+    },
 };
 use crate::plain::{as_bytes, view};
 
@@ -195,7 +198,15 @@ pub(super) fn result(errno: u32) -> &'static str {
 
 impl Collector for Opens {
     fn attached(&mut self, _: &mut dyn Kernel) -> Result<(), CollectError> {
-        Ok(())
+        let paths = self.start.options.texts(super::PATHS);
+        let fits = |path: &String| (1..=PREFIX_WORDS * 8).contains(&path.len());
+        if paths.len() <= MAX_PREFIXES && paths.iter().all(fits) {
+            return Ok(());
+        }
+        Err(CollectError::Malformed(format!(
+            "probes.open.paths: only the first {MAX_PREFIXES} paths count, of each the first {} bytes, and empty ones not",
+            PREFIX_WORDS * 8
+        )))
     }
 
     fn rescoped(&mut self, _: &mut dyn Kernel, _: bool) -> Result<(), CollectError> {

@@ -194,6 +194,19 @@ fn a_prefix_is_its_bytes_and_counts_no_others() {
     assert_eq!((table[0].masks[1], table[1].masks), (0, [u64::MAX; PREFIX_WORDS]));
 }
 
+#[test]
+fn prefixes_that_do_not_fit_are_complained_about() {
+    let complains = |paths: Vec<String>| {
+        let mut start = start(10);
+        start.options.0.insert("paths", OptionValue::Texts(paths));
+        Opens::new(&start).attached(&mut FakeKernel::default()).is_err()
+    };
+    assert!(!complains(vec!["x".repeat(64); 8]));
+    assert!(
+        complains(vec!["x".repeat(65)]) && complains(vec!["/".into(); 9]) && complains(vec![String::new()])
+    );
+}
+
 #[derive(Default)]
 struct Heard(Vec<Event>);
 
