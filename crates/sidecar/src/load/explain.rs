@@ -14,6 +14,9 @@ pub(super) fn step(step: Step, error: &anyhow::Error) -> String {
         _ => None,
     };
     let target = step.via.target();
+    if error.to_string().contains("tracefs not found") {
+        return "tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing".to_owned();
+    }
     match (errno, step.via) {
         (Some(libc::EPERM | libc::EACCES), _) if log.is_none() => {
             format!("not permitted: missing capabilities, or the kernel's policy refuses {}", step.via.kind())
