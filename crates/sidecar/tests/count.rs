@@ -99,7 +99,7 @@ fn a_summary_comes_when_the_time_is_over_and_is_grouped_as_asked() {
         let (code, shown, said) = count.end();
         assert_eq!(code, Some(0), "{said}");
         assert!(shown.contains(&format!(" errors {by}\n")), "{shown}");
-        assert!(shown.contains(" total\n") && shown.contains(" syscalls in 0.3 s\n"), "{shown}");
+        assert!(shown.contains(" total\n") && shown.contains(" syscalls in "), "{shown}");
     }
 }
 

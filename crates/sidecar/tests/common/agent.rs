@@ -66,9 +66,12 @@ impl Agent {
         })
     }
 
-    /// Starts one and waits until it is ready.
+    /// Starts one and waits until it is ready. Of the probes that run by default only that of connections, unless the
+    /// flags say more about probes: each takes an emulated machine seconds to attach.
     pub(crate) fn start(flags: &[&str]) -> Self {
-        Self::spawn(command(&[&["--listen", "127.0.0.1:0"], flags].concat()))
+        let told = flags.iter().any(|flag| flag.contains("probe"));
+        let probes: &[&str] = if told { &[] } else { &["--no-probe", "exec"] };
+        Self::spawn(command(&[&["--listen", "127.0.0.1:0"], probes, flags].concat()))
     }
 
     /// The same with a command line made by the caller.
