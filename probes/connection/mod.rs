@@ -13,7 +13,7 @@ mod tell;
 mod test;
 
 use sidecar_core::{
-    Hook, Probe, Start, Step, Via,
+    Column, Hook, Probe, Start, Step, Unit, Via, View,
     probe::{Constant, KernelFacts, Plan},
 };
 
@@ -35,6 +35,7 @@ pub static PROBE: Probe = Probe {
     enabled: true,
     metrics: metrics::ALL,
     counts: &[],
+    view: VIEW,
     events: &[&tell::CONNECTION],
     options: &[],
     hooks: HOOKS,
@@ -51,6 +52,30 @@ const STATES: &str = "socket states";
 const STATES_WHOLE: &str = "socket states, uninterrupted";
 const LEFT_OUT: &str = "what another task does to its connections while one's is looked at is left out; \
                         sidecar_bpf_missed_runs_total tells how often";
+
+const VIEW: View = View {
+    columns: &[
+        Column {
+            title: "CONN",
+            metrics: &[&metrics::OPENED],
+            unit: Unit::None,
+            help: "TCP connections established, made and accepted ones",
+        },
+        Column {
+            title: "SENT",
+            metrics: &[&metrics::BYTES_SENT],
+            unit: Unit::Bytes,
+            help: "Payload bytes sent over TCP",
+        },
+        Column {
+            title: "RECV",
+            metrics: &[&metrics::BYTES_RECEIVED],
+            unit: Unit::Bytes,
+            help: "Payload bytes received over TCP",
+        },
+    ],
+    rates: &[],
+};
 
 static HOOKS: &[Hook] = &[
     Hook {

@@ -12,7 +12,7 @@ pub mod shared;
 mod test;
 
 use sidecar_core::{
-    CountSpec, Hook, OptionKind, OptionSpec, Probe, Start, Step, Via,
+    Column, CountSpec, Hook, OptionKind, OptionSpec, Probe, Start, Step, Unit, Via, View,
     probe::{Constant, KernelFacts, Plan},
 };
 
@@ -32,6 +32,7 @@ pub static PROBE: Probe = Probe {
     enabled: true,
     metrics: &[&metrics::EXECS, &metrics::EXITS, &metrics::LIFETIME],
     counts: &[CountSpec { noun: "execs", all: &metrics::EXECS, errors: None, seconds: None, by: "comm" }],
+    view: VIEW,
     events: &[&decode::EXEC, &decode::EXIT],
     options: OPTIONS,
     hooks: HOOKS,
@@ -41,6 +42,16 @@ pub static PROBE: Probe = Probe {
     rings: &[],
     plan,
     start: |start| Box::new(collect::Execs::new(start)),
+};
+
+const VIEW: View = View {
+    columns: &[Column {
+        title: "EXEC",
+        metrics: &[&metrics::EXECS],
+        unit: Unit::None,
+        help: "Programs started, and starts that failed",
+    }],
+    rates: &[],
 };
 
 static OPTIONS: &[OptionSpec] = &[

@@ -10,7 +10,7 @@ pub mod shared;
 mod test;
 
 use sidecar_core::{
-    CountSpec, Hook, OptionKind, OptionSpec, Probe, Start, Step, Via, XdpMode,
+    CountSpec, Hook, OptionKind, OptionSpec, Probe, Rate, Start, Step, Via, View, XdpMode,
     probe::{Interfaces, KernelFacts, Plan},
 };
 
@@ -30,12 +30,18 @@ pub static PROBE: Probe = Probe {
         seconds: None,
         by: "protocol",
     }],
+    view: VIEW,
     events: &[],
     capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"],
     cost: "some 60 instructions for each received frame, and what XDP itself takes; see bench/README.md",
     rings: &[],
     plan,
     start: |start| Box::new(collect::Frames::new(start)),
+};
+
+const VIEW: View = View {
+    columns: &[],
+    rates: &[Rate { title: "packets received", metric: &metrics::RECEIVED, by: "protocol" }],
 };
 
 const INTERFACES: &str = "interfaces";

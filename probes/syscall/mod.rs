@@ -14,7 +14,7 @@ mod tables;
 mod test;
 
 use sidecar_core::{
-    CountSpec, Hook, OptionKind, OptionSpec, Probe, Start, Step, Via,
+    Column, CountSpec, Hook, OptionKind, OptionSpec, Probe, Start, Step, Unit, Via, View,
     probe::{Constant, KernelFacts, Plan},
 };
 
@@ -42,6 +42,7 @@ pub static PROBE: Probe = Probe {
         seconds: Some(&metrics::SECONDS),
         by: "syscall",
     }],
+    view: VIEW,
     events: &[],
     options: &[
         OptionSpec {
@@ -64,6 +65,16 @@ pub static PROBE: Probe = Probe {
     rings: &[],
     plan,
     start: |start| Box::new(collect::Syscalls::new(start)),
+};
+
+const VIEW: View = View {
+    columns: &[Column {
+        title: "SYSCALL",
+        metrics: &[&metrics::CALLS],
+        unit: Unit::None,
+        help: "System calls that returned",
+    }],
+    rates: &[],
 };
 
 const LATENCY: &str = "latency";

@@ -12,6 +12,7 @@ pub mod metric;
 pub mod option;
 pub mod probe;
 pub mod snapshot;
+pub mod view;
 
 pub use event::{Event, EventField, EventSpec, EventValue, Events, FieldKind, Listener};
 pub use exporter::{ExportError, Exporter};
@@ -24,3 +25,4 @@ pub use probe::{
     XdpMode,
 };
 pub use snapshot::{Family, HistogramValue, Row, Rows, Snapshot, Value};
+pub use view::{Column, Rate, View};

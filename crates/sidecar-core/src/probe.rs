@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use sidecar_common::field::FieldSpec;
 
-use crate::{EventSpec, Events, Kernel, KernelError, Metric, OptionSpec, Options, Rows};
+use crate::{EventSpec, Events, Kernel, KernelError, Metric, OptionSpec, Options, Rows, View};
 
 /// How a program reaches its hook. The loader tries a hook's steps in order and keeps the reason of each refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -319,6 +319,8 @@ pub struct Probe {
     pub metrics: &'static [&'static Metric],
     /// What of it `sidecar count` can count.
     pub counts: &'static [CountSpec],
+    /// What of it `sidecar top` shows.
+    pub view: View,
     /// What it can tell of as it happens; at most [`MAX_KINDS`](sidecar_common::event::MAX_KINDS).
     pub events: &'static [&'static EventSpec],
     /// Its own configuration keys, besides `enabled`.

@@ -10,6 +10,7 @@ mod events;
 mod listing;
 mod load;
 mod serve;
+mod top;
 mod trace;
 
 use std::{env, process::ExitCode};
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         }
         Invocation::Trace(common, args) => trace::run(&common, &args),
         Invocation::Count(common, args) => count::run(&common, &args),
+        Invocation::Top(common, args) => top::run(&common, &args),
         Invocation::ConfigCheck(args) => with_config(&args, |config| print(&config::verdict(config))),
         Invocation::ConfigPrint(args, format) => with_config(&args, |config| {
             print(&match format {

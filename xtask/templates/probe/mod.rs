@@ -5,7 +5,7 @@ pub mod shared;
 #[cfg(test)]
 mod test;
 
-use sidecar_core::{Hook, Kind, Metric, Probe, Step, Unit, Via, probe::Plan};
+use sidecar_core::{Hook, Kind, Metric, Probe, Step, Unit, Via, View, probe::Plan};
 
 static EVENTS: Metric = Metric {
     name: "sidecar_@NAME@_events_total",
@@ -22,6 +22,7 @@ pub static PROBE: Probe = Probe {
     enabled: false,
     metrics: &[&EVENTS],
     counts: &[],
+    view: View::NONE,
     events: &[],
     options: &[],
     hooks: HOOKS,

@@ -59,13 +59,35 @@ pub(crate) struct Probed {
 /// All of them.
 pub(crate) struct Alone {
     pub(crate) probes: Vec<Probed>,
+    /// Those that cannot run here, and why.
+    pub(crate) refused: Vec<ProbeReport>,
     waiter: Waiter,
+}
+
+/// Why a probe does not run, in a sentence.
+pub(crate) fn refusal(report: &ProbeReport) -> String {
+    let ProbeReport { probe, reason, advice, .. } = report;
+    let advice = if advice.is_empty() { String::new() } else { format!("; {advice}") };
+    format!("probe {probe}: {} ({reason}){advice}", report.state.as_str())
 }
 
 impl Alone {
     /// Loads and attaches these probes under the configuration's filter, and gives up what that took. `event_bytes` is
-    /// the size of each ring of events.
+    /// the size of each ring of events. All of them must run.
     pub(crate) fn start(
+        config: &Config,
+        probes: &[&'static Probe],
+        event_bytes: u32,
+    ) -> Result<Self, (Exit, String)> {
+        let alone = Self::start_possible(config, probes, event_bytes)?;
+        match alone.refused.first() {
+            None => Ok(alone),
+            Some(report) => Err((no_kernel(), refusal(report))),
+        }
+    }
+
+    /// The same, but a probe that cannot run costs only what it would tell.
+    pub(crate) fn start_possible(
         config: &Config,
         probes: &[&'static Probe],
         event_bytes: u32,
@@ -83,20 +105,14 @@ impl Alone {
         }
         let machine = Machine::look().map_err(|error| Failure(no_kernel(), error))?;
         let names: Arc<dyn Names> = Arc::new(CgroupNames::new(target::cgroup_mount(&Host::default())));
-        let mut running = Vec::new();
+        let (mut running, mut refused) = (Vec::new(), Vec::new());
         for &probe in probes {
             let start = sidecar_core::Start { event_bytes, ..start_of(config, probe, &names) };
             let Loaded { report, object } =
                 load::load_scoped(&machine, probe, &start, |kernel| scope::apply(kernel, &wanted));
             let Some(mut object) = object else {
-                let told = format!(
-                    "probe {}: {} ({}); {}",
-                    probe.name,
-                    report.state.as_str(),
-                    report.reason,
-                    report.advice
-                );
-                return Err(Failure(no_kernel(), told));
+                refused.push(report);
+                continue;
             };
             let mut collector = (probe.start)(&start);
             if let Err(error) = collector.attached(&mut object) {
@@ -116,7 +132,7 @@ impl Alone {
         let rings: Vec<RawFd> = running.iter().flat_map(|probe| probe.object.ring_fds()).collect();
         let (waiter, _) = Waiter::new(rings.into_iter())
             .map_err(|error| Failure(Exit::Failure, format!("cannot wait for events: {error}")))?;
-        Ok(Self { probes: running, waiter })
+        Ok(Self { probes: running, refused, waiter })
     }
 
     /// Sleeps until a ring is half full, a signal comes, or that long.

@@ -1,7 +1,7 @@
 //! The flags that set configuration keys. They are made from the list of keys, so a key has its flag, default and help
 //! in one place; their values stay text here and are checked with the file and the environment.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, builder::PossibleValuesParser};
 use sidecar_core::OptionKind;
@@ -12,6 +12,11 @@ const CONFIG: &str = "config";
 const PROBE: &str = "probe";
 const NO_PROBE: &str = "no-probe";
 const AGENT: &str = "Agent";
+
+/// Time between two views of a live command unless told otherwise.
+const LIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// The flag every command has; live ones take units as well.
+const INTERVAL_KEY: &str = "metrics.interval_secs";
 
 /// What the command line says about the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,6 +38,24 @@ pub(crate) struct FlagValue {
     pub(crate) name: String,
     /// Its values, unchecked; more than one when a list flag is repeated.
     pub(crate) texts: Vec<String>,
+}
+
+impl CommonArgs {
+    /// For live commands: the interval, and the arguments without it.
+    pub(crate) fn live_interval(&self) -> Result<(Self, Duration), String> {
+        let mut rest = self.clone();
+        let Some(at) = rest.flags.iter().position(|flag| flag.key == INTERVAL_KEY) else {
+            return Ok((rest, LIVE_INTERVAL));
+        };
+        let flag = rest.flags.remove(at);
+        let text = flag.texts.last().map_or("", String::as_str);
+        let seconds = text.parse().ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
+        let parsed = seconds.map_or_else(|| humantime::parse_duration(text).ok(), Some);
+        match parsed.filter(|interval| *interval >= Duration::from_millis(100)) {
+            Some(interval) => Ok((rest, interval)),
+            None => Err(format!("{} {text}: expected at least 100ms, as in 500ms, 1s or 5m", flag.name)),
+        }
+    }
 }
 
 impl Args for CommonArgs {

@@ -5,6 +5,7 @@ mod count;
 mod exit;
 #[cfg(test)]
 mod tests;
+mod top;
 mod trace;
 
 use std::{ffi::OsString, path::PathBuf};
@@ -17,6 +18,7 @@ pub(crate) use self::{
     common::CommonArgs,
     count::{CountArgs, CountFormat},
     exit::Exit,
+    top::TopArgs,
     trace::{TraceArgs, TraceFormat},
 };
 
@@ -40,6 +42,8 @@ pub(crate) enum Invocation {
     Trace(CommonArgs, TraceArgs),
     /// Count things live.
     Count(CommonArgs, CountArgs),
+    /// Show processes on a full screen.
+    Top(CommonArgs, TopArgs),
     /// Check the configuration.
     ConfigCheck(CommonArgs),
     /// Print the configuration in effect.
@@ -95,6 +99,7 @@ Examples:
   curl http://127.0.0.1:9090/metrics   what it sees
   sidecar trace exec --duration 10s    programs that are started now
   sidecar count syscalls --pid 12345   what a process asks the kernel for
+  sidecar top                          what all processes do, on a full screen
   sidecar doctor                       what works on this machine, and why not
 
 Every flag has a key in the configuration file and a variable in the
@@ -128,6 +133,8 @@ enum Verb {
     Trace(TraceArgs),
     /// Count system calls, packets, … live, with a summary at the end
     Count(CountArgs),
+    /// What processes do, on a full screen: counts, events, packets
+    Top(TopArgs),
     /// Check or print the configuration
     Config {
         #[command(subcommand)]
@@ -186,6 +193,7 @@ pub(crate) fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Inv
         Some(Verb::Doctor(answer)) => Invocation::Doctor(common, answer.format),
         Some(Verb::Probes(answer)) => Invocation::Probes(common, answer.format),
         Some(Verb::Count(args)) => Invocation::Count(common, args),
+        Some(Verb::Top(args)) => Invocation::Top(common, args),
         Some(Verb::Trace(args)) => Invocation::Trace(common, args),
         Some(Verb::Config { verb: ConfigVerb::Check { file } }) => {
             let config = file.or(common.config);

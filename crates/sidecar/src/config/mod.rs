@@ -118,6 +118,16 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+impl Config {
+    /// Whether the user himself has switched the probe off.
+    pub(crate) fn refuses(&self, probe: &str) -> bool {
+        let is_set = |(entry, setting): &(Entry, Setting)| {
+            entry.probe == Some(probe) && entry.name == ENABLED && !matches!(setting.source, Source::Default)
+        };
+        self.probes.get(probe).is_some_and(|settings| !settings.enabled) && self.values.iter().any(is_set)
+    }
+}
+
 /// `probes.<name>`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ProbeSettings {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use sidecar_core::{
-    Collector, OptionKind, OptionSpec,
+    Collector, OptionKind, OptionSpec, View,
     probe::{KernelFacts, Plan, Start},
 };
 
@@ -43,6 +43,7 @@ const fn probe(name: &'static str, enabled: bool, options: &'static [OptionSpec]
         enabled,
         metrics: &[],
         counts: &[],
+        view: View::NONE,
         events: &[],
         options,
         hooks: &[],

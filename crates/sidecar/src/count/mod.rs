@@ -23,10 +23,6 @@ use crate::{
     config,
 };
 
-/// Time between two tables unless told otherwise.
-const INTERVAL: Duration = Duration::from_secs(1);
-/// The flag every command has; here it takes units as well.
-const INTERVAL_KEY: &str = "metrics.interval_secs";
 /// Events are not asked for: as small as a ring can be.
 const RING_BYTES: u32 = 64 << 10;
 
@@ -47,7 +43,7 @@ fn try_run(common: &CommonArgs, args: &CountArgs) -> Result<(), Failure> {
     let usage = |message: String| (Exit::Usage, message);
     let (probe, spec) = args.spec().ok_or_else(|| usage(format!("nothing counts {}", args.noun)))?;
     let by = args.group(spec).map_err(usage)?;
-    let (common, interval) = interval(common).map_err(usage)?;
+    let (common, interval) = common.live_interval().map_err(usage)?;
     let mut config =
         config::load(&common, env::vars_os(), PROBES).map_err(|errors| usage(errors.to_string()))?;
     // Nothing else needs to be told apart.
@@ -64,22 +60,6 @@ fn try_run(common: &CommonArgs, args: &CountArgs) -> Result<(), Failure> {
     }
     tell_losses(&alone, spec);
     Ok(())
-}
-
-/// The interval, and the arguments without it.
-fn interval(common: &CommonArgs) -> Result<(CommonArgs, Duration), String> {
-    let mut rest = common.clone();
-    let Some(at) = rest.flags.iter().position(|flag| flag.key == INTERVAL_KEY) else {
-        return Ok((rest, INTERVAL));
-    };
-    let flag = rest.flags.remove(at);
-    let text = flag.texts.last().map_or("", String::as_str);
-    let seconds = text.parse().ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
-    let parsed = seconds.map_or_else(|| humantime::parse_duration(text).ok(), Some);
-    match parsed.filter(|interval| *interval >= Duration::from_millis(100)) {
-        Some(interval) => Ok((rest, interval)),
-        None => Err(format!("{} {text}: expected at least 100ms, as in 500ms, 1s or 5m", flag.name)),
-    }
 }
 
 /// Why it cannot go on.

@@ -119,10 +119,10 @@ fn what_cannot_be_grouped_by_says_what_can() {
 fn the_interval_takes_units_and_plain_seconds() {
     let with = |text: &str| {
         let flag =
-            FlagValue { key: super::INTERVAL_KEY, name: "--interval".into(), texts: vec![text.into()] };
-        interval(&CommonArgs { flags: vec![flag], ..CommonArgs::default() })
+            FlagValue { key: "metrics.interval_secs", name: "--interval".into(), texts: vec![text.into()] };
+        CommonArgs { flags: vec![flag], ..CommonArgs::default() }.live_interval()
     };
-    assert_eq!(interval(&CommonArgs::default()).unwrap().1, Duration::from_secs(1));
+    assert_eq!(CommonArgs::default().live_interval().unwrap().1, Duration::from_secs(1));
     assert_eq!(with("500ms").unwrap(), (CommonArgs::default(), Duration::from_millis(500)));
     assert_eq!(with("3").unwrap().1, Duration::from_secs(3));
     for text in ["0", "10ms", "soon", "-1s"] {

@@ -13,6 +13,7 @@ mod queue;
 mod source;
 #[cfg(test)]
 mod test;
+pub(crate) mod text;
 
 use sidecar_core::{Event, EventField, EventSpec, FieldKind};
 

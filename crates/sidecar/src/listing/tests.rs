@@ -1,7 +1,7 @@
 //! The listings against the declarations they are made from.
 
 use serde_json::Value;
-use sidecar_core::{Kind, Metric, Step, Unit, Via};
+use sidecar_core::{Kind, Metric, Step, Unit, Via, View};
 
 use super::*;
 use crate::{
@@ -100,6 +100,7 @@ fn the_probes_page_names_each_step_and_what_is_less_exact_with_it() {
         hooks: HOOKS,
         metrics: PROBES[0].metrics,
         counts: &[],
+        view: View::NONE,
         events: &[],
         options: &[],
         fields: &[],

@@ -10,6 +10,7 @@ mod connection;
 mod pages;
 pub(crate) mod probes;
 mod routes;
+mod snapshot;
 mod stats;
 mod stream;
 #[cfg(test)]

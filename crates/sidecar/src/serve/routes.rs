@@ -12,21 +12,23 @@ use axum::{
     routing::get,
 };
 use sidecar_exporters::prometheus::{Format, preferences};
+use tokio::sync::Semaphore;
 
 use super::{
     Source, Stats,
     pages::{Kind, PageError, Pages},
-    probes,
+    probes, snapshot,
 };
 use crate::events::Filter;
 
 /// The paths and what they are for; the front page and the 404 list them.
-const PATHS: [(&str, &str); 6] = [
+const PATHS: [(&str, &str); 7] = [
     ("/", "this list"),
     ("/metrics", "all metrics, in the Prometheus text format or OpenMetrics"),
     ("/healthz", "200 while the agent runs"),
     ("/readyz", "200 if the agent does what it was started for, else 503 and why not"),
     ("/api/v1/probes", "the state of every probe and what it is attached to, as JSON"),
+    ("/api/v1/snapshot", "all rows of all metrics as JSON: metric, labels, value"),
     (
         "/api/v1/events",
         "events as they happen, one JSON object a line; ?types=A,B&pid=N&comm=NAME&cgroup=PATH&sample=N",
@@ -39,17 +41,21 @@ struct App {
     /// How long a page may take.
     patience: Duration,
     stats: Arc<Stats>,
+    /// Places for readers of `/api/v1/snapshot`.
+    snapshots: Arc<Semaphore>,
 }
 
 /// All routes.
 pub(super) fn router(source: Arc<dyn Source>, patience: Duration, stats: Arc<Stats>) -> Router {
-    let app = App { source, pages: Pages::new(Arc::clone(&stats)), patience, stats };
+    let snapshots = Arc::new(Semaphore::new(snapshot::MOST_ALIVE));
+    let app = App { source, pages: Pages::new(Arc::clone(&stats)), patience, stats, snapshots };
     Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
         .route("/healthz", get("ok\n"))
         .route("/readyz", get(ready))
         .route("/api/v1/probes", get(probe_states))
+        .route("/api/v1/snapshot", get(rows))
         .route("/api/v1/events", get(events))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -103,6 +109,21 @@ async fn probe_states(State(app): State<Arc<App>>) -> Response {
         Err(error) => {
             (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}; this is a bug\n")).into_response()
         }
+    }
+}
+
+async fn rows(State(app): State<Arc<App>>) -> Response {
+    let Ok(alive) = Arc::clone(&app.snapshots).try_acquire_owned() else {
+        let most = snapshot::MOST_ALIVE;
+        return unavailable(&format!("{most} snapshots are still being read; try again when they are done"));
+    };
+    match tokio::time::timeout(app.patience, app.source.request_snapshot()).await {
+        Ok(Ok(rows)) => {
+            let body = Body::new(snapshot::Document::new(rows, alive));
+            ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+        }
+        Ok(Err(_)) => unavailable(&PageError::Stopping.to_string()),
+        Err(_) => unavailable("no snapshot in time; /api/v1/probes shows which probe is stuck"),
     }
 }
 

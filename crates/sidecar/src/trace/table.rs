@@ -1,15 +1,11 @@
 //! Events for people: one line each, in columns as wide as their declaration says, no wider than the terminal.
-//!
-//! What programs put into their names and arguments must not reach the terminal as commands to it: control characters are
-//! shown, not sent.
 
-use std::{
-    fmt::Write as _,
-    time::{Duration, SystemTime},
-};
+use std::fmt::Write as _;
 
-use sidecar_core::{Event, EventField, EventSpec, EventValue, FieldKind};
-use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+use sidecar_core::{Event, EventField, EventSpec, FieldKind};
+use unicode_width::UnicodeWidthStr as _;
+
+use crate::events::text::{self, clock, cut, plain};
 
 /// Columns of the time.
 const TIME: usize = 12;
@@ -72,11 +68,7 @@ impl Table {
             }
         } else {
             let _ = write!(line, " {:16}", event.spec.kind);
-            for (field, value) in event.spec.fields.iter().zip(&event.values) {
-                if field.width > 0 && *value != EventValue::Unknown {
-                    let _ = write!(line, " {}={}", field.name, plain(value, field.name));
-                }
-            }
+            line.push_str(&text::fields(event, |field| field.width > 0));
         }
         self.end(&line, "")
     }
@@ -141,90 +133,6 @@ fn cell(line: &mut String, text: &str, field: &EventField, is_last: bool) {
     }
 }
 
-/// As much of the beginning as fits into so many columns.
-fn cut(text: &str, width: usize) -> &str {
-    let mut used = 0;
-    for (at, c) in text.char_indices() {
-        used += c.width().unwrap_or(0);
-        if used > width {
-            return &text[..at];
-        }
-    }
-    text
-}
-
-/// A value in words.
-fn plain(value: &EventValue, name: &str) -> String {
-    match value {
-        EventValue::Unknown => "-".to_owned(),
-        EventValue::Text(text) => shown(text),
-        EventValue::Word(word) => (*word).to_owned(),
-        EventValue::Number(number) if name.ends_with("_bytes") => bytes(*number),
-        EventValue::Number(number) => number.to_string(),
-        EventValue::Seconds(time) => duration(*time),
-        EventValue::Bool(is_so) => if *is_so { "yes" } else { "no" }.to_owned(),
-        EventValue::List(texts) => texts.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(" "),
-    }
-}
-
-/// Text without anything a terminal would act upon or show in another order.
-fn shown(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || turns {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    out
-}
-
-/// An argument as one would type it.
-fn quoted(text: &str) -> String {
-    let text = shown(text);
-    if text.is_empty() || text.contains([' ', '\'', '"', '$', '`', '*', '|', '&', ';', '<', '>', '(', ')']) {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    } else {
-        text
-    }
-}
-
-fn duration(time: Duration) -> String {
-    let seconds = time.as_secs_f64();
-    match time.as_nanos() {
-        0..1_000_000 => format!("{:.1}us", seconds * 1e6),
-        1_000_000..1_000_000_000 => format!("{:.1}ms", seconds * 1e3),
-        1_000_000_000..100_000_000_000 => format!("{seconds:.2}s"),
-        _ => format!("{seconds:.0}s"),
-    }
-}
-
-fn bytes(number: i64) -> String {
-    let mut value = number as f64;
-    for unit in ["B", "kB", "MB", "GB"] {
-        if value < 1000.0 {
-            return if unit == "B" { format!("{number} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1000.0;
-    }
-    format!("{value:.1} TB")
-}
-
-/// Hours, minutes, seconds and milliseconds of this machine's time zone.
-fn clock(wall: SystemTime) -> String {
-    let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let seconds = since.as_secs() as libc::time_t;
-    // SAFETY: a `tm` of zeros is valid, and the call fills in what it is given.
-    let local = unsafe {
-        let mut local: libc::tm = std::mem::zeroed();
-        libc::localtime_r(&raw const seconds, &raw mut local);
-        local
-    };
-    format!("{:02}:{:02}:{:02}.{:03}", local.tm_hour, local.tm_min, local.tm_sec, since.subsec_millis())
-}
-
 /// Columns of the terminal; a line as long as that would wrap on some.
 fn terminal_width() -> Option<usize> {
     // SAFETY: a valid place for the answer, which is all zeros before.
@@ -237,6 +145,10 @@ fn terminal_width() -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use sidecar_core::EventValue;
+
     use super::*;
 
     const fn field(name: &'static str, kind: FieldKind, width: u8) -> EventField {
@@ -309,16 +221,5 @@ mod tests {
         static OTHER: EventSpec = EventSpec { kind: "other", summary: "Test", fields: &[] };
         let line = Table::new(&[&SPEC, &OTHER], false, false).line(&event("a", &["b"]));
         assert_eq!(&line[TIME..], " done             pid=42 comm=a took_seconds=1.5ms args=b\n");
-    }
-
-    #[test]
-    fn sizes_and_times_are_short() {
-        assert_eq!(
-            (bytes(999), bytes(1_500), bytes(2_000_000_000)),
-            ("999 B".into(), "1.5 kB".into(), "2.0 GB".into())
-        );
-        let times =
-            [1_500, 2_500_000, 3_500_000_000, 250_000_000_000].map(|n| duration(Duration::from_nanos(n)));
-        assert_eq!(times, ["1.5us", "2.5ms", "3.50s", "250s"]);
     }
 }
