@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 use sidecar_core::{CountSpec, HistogramValue, Kind, Labels, Metric, Rows, Snapshot, Unit, Value};
 
 use super::{
-    interval,
     show::Show,
     tally::{Group, Tally},
 };

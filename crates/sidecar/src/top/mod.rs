@@ -18,6 +18,10 @@ mod parse;
 mod processes;
 mod remote;
 mod screen;
+#[cfg(test)]
+mod test;
+#[cfg(test)]
+mod test_draw;
 
 use std::{
     env,
