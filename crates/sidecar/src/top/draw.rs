@@ -6,13 +6,13 @@ use ratatui::{
     style::{Color, Modifier, Style},
     text::{Line, Span},
 };
-use sidecar_core::Unit;
+use sidecar_core::{Column, Unit};
 
 use super::{
     app::{App, Page},
     draw_pages::{help, process},
     log::words,
-    processes::{Cell, Key},
+    processes::{Cell, Key, is_gauge},
 };
 use crate::events::{self, text};
 
@@ -88,15 +88,16 @@ fn head(frame: &mut Frame<'_>, area: Rect, app: &App, look: &Look) {
     let kind = if app.totals { "totals" } else { "per second" };
     let mut spans = vec![
         Span::styled("sidecar top", look.title()),
-        Span::raw(format!("  {}  every {every}  {} processes, {kind}", app.origin, app.lines.len())),
+        Span::raw(format!("  {}  every {every}", app.origin)),
     ];
+    if app.paused {
+        let at = app.taken().map(text::clock).unwrap_or_default();
+        spans.push(Span::styled(format!("  PAUSED {}", at.get(..8).unwrap_or_default()), look.warning()));
+    }
     if !app.filter.is_empty() {
         spans.push(Span::styled(format!("  filter: {}", text::shown(&app.filter)), look.warning()));
     }
-    if app.paused {
-        let at = app.taken().map(text::clock).unwrap_or_default();
-        spans.push(Span::styled(format!("  PAUSED at {}", at.get(..8).unwrap_or("")), look.warning()));
-    }
+    spans.push(Span::raw(format!("  {} processes, {kind}", app.lines.len())));
     put(frame, area, 0, Line::from(spans));
 }
 
@@ -108,7 +109,7 @@ fn foot(frame: &mut Frame<'_>, area: Rect, app: &App, look: &Look) {
     } else {
         let keys = match app.page {
             Page::Processes => {
-                "q quit  ? help  / filter  < > sort  r reverse  t totals  Space pause  Enter details"
+                "q quit  ? help  / filter  < > sort  r reverse  t totals  Space pause  Enter open"
             }
             Page::Process(_) => "q quit  ? help  Esc back  Up Down scroll  Space pause",
             Page::Help => "q quit  Esc back  Up Down scroll",
@@ -223,7 +224,11 @@ fn draw_table(frame: &mut Frame<'_>, area: Rect, app: &mut App, look: &Look) {
         let pad = name - unicode_width::UnicodeWidthStr::width(shown);
         spans.push(Span::raw(format!("{shown}{}", " ".repeat(pad))));
         for (cell, column) in line.cells.iter().zip(&app.columns).take(columns) {
-            spans.push(value(cell, column.column.unit, app.totals, column.missing.is_some()));
+            spans.push(if column.missing.is_some() {
+                right("-", true)
+            } else {
+                value(cell, column.column, app.totals)
+            });
         }
         let style =
             if at == app.selected { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
@@ -244,17 +249,23 @@ fn titles(columns: usize, has_pids: bool, name: usize) -> Vec<(u16, u16, Key)> {
     .collect()
 }
 
-fn value(cell: &Cell, unit: Unit, totals: bool, is_missing: bool) -> Span<'static> {
-    let is_zero = if totals { cell.total == 0 } else { cell.rate == Some(0.0) };
-    let shown = match (is_missing, totals, unit, cell.rate) {
-        (true, ..) | (_, false, _, None) => "-".to_owned(),
-        (_, true, Unit::Bytes, _) => text::bytes(i64::try_from(cell.total).unwrap_or(i64::MAX)),
-        (_, true, ..) => exact(cell.total),
-        (_, false, Unit::Bytes, Some(rate)) => text::bytes(rate.round() as i64),
-        (_, false, _, Some(rate)) => number(rate),
+fn value(cell: &Cell, column: &Column, totals: bool) -> Span<'static> {
+    let bytes = |number: u64| text::bytes(i64::try_from(number).unwrap_or(i64::MAX));
+    let is_sum = totals || is_gauge(column);
+    let is_zero = if is_sum { cell.total == 0 } else { cell.rate == Some(0.0) };
+    let shown = match (is_sum, column.unit, cell.rate) {
+        (true, Unit::Bytes, _) => bytes(cell.total),
+        (true, ..) => exact(cell.total),
+        (false, _, None) => "-".to_owned(),
+        (false, Unit::Bytes, Some(rate)) => bytes(rate.round() as u64),
+        (false, _, Some(rate)) => number(rate),
     };
-    let style = if is_missing || is_zero { Look::dim() } else { Style::new() };
-    Span::styled(format!(" {shown:>NUMBER$}"), style)
+    right(&shown, is_zero)
+}
+
+/// A cell of a column of numbers.
+fn right(shown: &str, is_dim: bool) -> Span<'static> {
+    Span::styled(format!(" {shown:>NUMBER$}"), if is_dim { Look::dim() } else { Style::new() })
 }
 
 /// A number of things in a second, in at most seven characters.

@@ -63,3 +63,54 @@ fn give_back() {
         let _ = io::stdout().flush();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{process::Command, thread, time::Duration};
+
+    use super::*;
+
+    /// Run by the test below in a terminal of its own, where there is something to take.
+    #[test]
+    #[ignore = "takes a terminal over; the next test gives it one"]
+    fn panics_on_the_screen() {
+        let mut screen = Screen::take().unwrap();
+        screen.draw(|frame| frame.render_widget("drawn", frame.area())).unwrap();
+        panic!("this was expected");
+    }
+
+    #[test]
+    fn a_panic_leaves_the_terminal_as_it_was_and_is_told() {
+        let socket = format!("sidecar-panic-{}", std::process::id());
+        let tmux = |args: &[&str]| {
+            let output = Command::new("tmux").args(["-L", &socket]).args(args).env_remove("TMUX").output();
+            output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let this = std::env::current_exe().unwrap();
+        let script = format!(
+            "before=$(stty -g); {} --ignored --exact top::screen::tests::panics_on_the_screen --nocapture; \
+             test \"$before\" = \"$(stty -g)\" && echo settings as before; echo it has ended; exec sleep 600",
+            this.display()
+        );
+        if tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "200", "-y", "50", &script]).is_err() {
+            println!("skipped: no tmux on this machine");
+            return;
+        }
+        let (mut shown, mut modes) = (String::new(), String::new());
+        for _ in 0..200 {
+            shown = tmux(&["capture-pane", "-p"]).unwrap();
+            modes =
+                tmux(&["display-message", "-p", "#{alternate_on} #{mouse_any_flag} #{cursor_flag}"]).unwrap();
+            if shown.contains("it has ended") {
+                break;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        let _ = tmux(&["kill-server"]);
+        for text in ["this was expected", "settings as before", "it has ended"] {
+            assert!(shown.contains(text), "no {text:?} in:\n{shown}");
+        }
+        assert!(!shown.contains("drawn"), "{shown}");
+        assert_eq!(modes.trim(), "0 0 1", "alternate screen, mouse, cursor");
+    }
+}

@@ -11,6 +11,7 @@ pub(crate) mod net;
 pub(crate) mod netns;
 pub(crate) mod page;
 pub(crate) mod programs;
+pub(crate) mod tmux;
 
 use std::{
     fs,
