@@ -121,10 +121,15 @@ pub(crate) enum LogFormat {
 impl Config {
     /// Whether the user himself has switched the probe off.
     pub(crate) fn refuses(&self, probe: &str) -> bool {
-        let is_set = |(entry, setting): &(Entry, Setting)| {
-            entry.probe == Some(probe) && entry.name == ENABLED && !matches!(setting.source, Source::Default)
-        };
-        self.probes.get(probe).is_some_and(|settings| !settings.enabled) && self.values.iter().any(is_set)
+        let is_off = self.probes.get(probe).is_some_and(|settings| !settings.enabled);
+        is_off && self.is_set(&format!("probes.{probe}.{ENABLED}"))
+    }
+
+    /// Whether the user has given this key a value.
+    pub(crate) fn is_set(&self, path: &str) -> bool {
+        let is_set =
+            |(entry, setting): &(Entry, Setting)| entry.path == path && setting.source != Source::Default;
+        self.values.iter().any(is_set)
     }
 }
 

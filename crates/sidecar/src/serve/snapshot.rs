@@ -188,11 +188,9 @@ mod tests {
         assert!(pieces.len() > 10 && pieces.iter().all(|piece| piece.len() < PIECE + 1024));
         let read: serde_json::Value = serde_json::from_slice(&pieces.concat()).unwrap();
         let rows = read["rows"].as_array().unwrap();
-        assert!(
-            rows.iter()
-                .enumerate()
-                .all(|(at, row)| row["value"] == at && row["labels"]["thing"] == at.to_string())
-        );
+        for (at, row) in rows.iter().enumerate() {
+            assert_eq!((&row["value"], &row["labels"]["thing"]), (&at.into(), &at.to_string().into()));
+        }
         assert_eq!(rows.len(), 20_000);
     }
 

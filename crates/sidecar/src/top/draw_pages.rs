@@ -74,6 +74,7 @@ pub(super) fn help(frame: &mut Frame<'_>, area: Rect, app: &mut App, look: &Look
         let rate = plot.chart.rate;
         lines.push(format!("{}, by {}{without}; each line has a scale of its own", rate.title, rate.by));
     }
+    lines.push("other: processes for which there was no room, metrics.max_series".to_owned());
     let width = usize::from(area.width).max(20);
     let lines: Vec<String> = lines.iter().flat_map(|line| wrapped(&text::shown(line), width)).collect();
     scroll(frame, Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area }, app, &lines);

@@ -27,8 +27,9 @@ impl Log {
     /// Shows what was held back.
     pub(super) fn resume(&mut self) {
         self.is_paused = false;
-        let waiting = std::mem::take(&mut self.waiting);
-        waiting.into_iter().for_each(|event| keep(&mut self.shown, event));
+        for event in std::mem::take(&mut self.waiting) {
+            keep(&mut self.shown, event);
+        }
     }
 
     /// The last of those that are wanted, as many as asked for, the newest last.

@@ -16,6 +16,10 @@ use crate::{
 /// Size of the rings: enough for a burst of tens of thousands of events.
 const RING_BYTES: u32 = 8 << 20;
 
+/// Label sets of a probe unless the user says otherwise: each process has its own, while an agent that runs for months
+/// must do with fewer.
+const MAX_SERIES: usize = 50_000;
+
 /// The probes that run.
 pub(super) struct Own {
     alone: Alone,
@@ -30,6 +34,9 @@ impl Own {
         let wanted: Vec<&'static Probe> =
             PROBES.iter().filter(|probe| is_shown(probe) && !config.refuses(probe.name)).copied().collect();
         config.metrics.labels = vec!["comm".to_owned(), "pid".to_owned()];
+        if !config.is_set("metrics.max_series") {
+            config.metrics.max_series = MAX_SERIES;
+        }
         let mut alone = Alone::start_possible(&config, &wanted, RING_BYTES)?;
         if alone.probes.is_empty() {
             let reasons: Vec<String> = alone.refused.iter().map(refusal).collect();

@@ -145,7 +145,8 @@ struct States {
 #[derive(Deserialize)]
 struct State {
     probe: String,
-    state: String,
+    #[serde(rename = "state")]
+    word: String,
     reason: String,
 }
 
@@ -154,8 +155,8 @@ fn states(agent: &Agent, address: &str) -> Result<HashMap<String, (bool, String)
     let states: States = serde_json::from_str(&page)
         .map_err(|error| format!("{address} is not an agent of this version: {error}"))?;
     let state = |state: State| {
-        let runs = matches!(state.state.as_str(), "active" | "degraded");
-        let reason = match (state.state.as_str(), state.reason.as_str()) {
+        let runs = matches!(state.word.as_str(), "active" | "degraded");
+        let reason = match (state.word.as_str(), state.reason.as_str()) {
             ("off", _) => format!("off; start the agent with --probe {}", state.probe),
             (_, reason) => reason.to_owned(),
         };
