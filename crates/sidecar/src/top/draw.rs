@@ -97,7 +97,7 @@ fn head(frame: &mut Frame<'_>, area: Rect, app: &App, look: &Look) {
     if !app.filter.is_empty() {
         spans.push(Span::styled(format!("  filter: {}", text::shown(&app.filter)), look.warning()));
     }
-    spans.push(Span::raw(format!("  {} processes so far, {kind}", app.lines.len())));
+    spans.push(Span::raw(format!("  {} processes, {kind}", app.lines.len())));
     put(frame, area, 0, Line::from(spans));
 }
 

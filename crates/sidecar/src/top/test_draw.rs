@@ -1,5 +1,7 @@
 //! The screen, character by character.
 
+use std::time::SystemTime;
+
 use ratatui::{Terminal, backend::TestBackend, crossterm::event::KeyCode};
 
 use super::{
@@ -7,12 +9,18 @@ use super::{
     draw::{bars, draw, exact, number},
     test::{app, press, snapshot, tell, two},
 };
+use crate::events::text::clock;
 
 fn screen(app: &mut App, width: u16, height: u16) -> Vec<String> {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     terminal.draw(|frame| draw(frame, app)).unwrap();
     let buffer = terminal.backend().buffer().clone();
-    let row = |y| (0..width).map(|x| buffer[(x, y)].symbol().to_owned()).collect::<String>();
+    // Hours and minutes are those of this machine's time zone.
+    let begin = clock(SystemTime::UNIX_EPOCH)[..6].to_owned();
+    let row = |y| {
+        let line: String = (0..width).map(|x| buffer[(x, y)].symbol().to_owned()).collect();
+        line.replace(&begin, "00:00:")
+    };
     (0..height).map(|y| row(y).trim_end().to_owned()).collect()
 }
 
