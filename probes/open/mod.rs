@@ -11,7 +11,7 @@ pub mod shared;
 mod test;
 
 use sidecar_core::{
-    Hook, OptionKind, OptionSpec, Probe, Start, Step, Via,
+    Column, Hook, OptionKind, OptionSpec, Probe, Start, Step, Unit, Via, View,
     probe::{Constant, CountSpec, KernelFacts, Plan},
 };
 
@@ -33,6 +33,7 @@ pub static PROBE: Probe = Probe {
     enabled: false,
     metrics: &[&metrics::OPENS, &metrics::SECONDS],
     counts: &[CountSpec { noun: "opens", all: &metrics::OPENS, errors: None, seconds: None, by: "comm" }],
+    view: VIEW,
     events: &[&decode::OPEN],
     options: &[
         OptionSpec {
@@ -55,6 +56,16 @@ pub static PROBE: Probe = Probe {
     rings: &[],
     plan,
     start: |start| Box::new(collect::Opens::new(start)),
+};
+
+const VIEW: View = View {
+    columns: &[Column {
+        title: "OPEN",
+        metrics: &[&metrics::OPENS],
+        unit: Unit::None,
+        help: "Files opened, and opens that failed",
+    }],
+    rates: &[],
 };
 
 const LATENCY: &str = "latency";

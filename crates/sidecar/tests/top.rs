@@ -69,7 +69,7 @@ fn ended_well(tmux: &Tmux, scratch: &Scratch, code: &str) {
 fn every_program_the_test_started_has_a_line_and_events() {
     need_root!();
     let (scratch, program) = (Scratch::new(), Renamed::new("true"));
-    let tmux = top!(80, 24, &scratch, &format!("--comm {} --interval 200ms", program.name));
+    let tmux = top!(80, 24, &scratch, &format!("--no-probe open --comm {} --interval 200ms", program.name));
     tmux.shows("nothing has happened yet");
     assert_eq!(tmux.modes(), "1 1 0", "alternate screen, mouse, cursor");
     for _ in 0..7 {
@@ -104,12 +104,15 @@ fn connect(count: usize, bytes: usize) {
 }
 
 #[test]
-fn connections_and_bytes_are_those_the_test_made() {
+fn connections_bytes_and_opens_are_those_the_test_made() {
     need_root!();
     let (scratch, comm) = (Scratch::new(), programs::own_name());
     let mut child = Child::fork(&comm, &[], |line| {
         hear(line);
         connect(12, 1000);
+        for _ in 0..30 {
+            fs::File::open("/dev/null").unwrap();
+        }
         hear(line);
     });
     let pid = child.pid;
@@ -119,9 +122,12 @@ fn connections_and_bytes_are_those_the_test_made() {
     tmux.press(&["t"]);
     // Each connection has two ends here.
     let screen = tmux.when("24 ends of connections", |screen| {
-        lines(screen, &comm).first().is_some_and(|line| cell(screen, line, "CONN") == "24")
+        lines(screen, &comm)
+            .first()
+            .is_some_and(|line| cell(screen, line, "CONN") == "24" && cell(screen, line, "OPEN") == "30")
     });
     let line = lines(&screen, &comm)[0];
+    assert_eq!(cell(&screen, line, "EXEC"), "0");
     assert!(line.trim_start().starts_with(&format!("{pid} ")), "{line}");
     assert_eq!(
         (cell(&screen, line, "SENT"), cell(&screen, line, "RECV")),
