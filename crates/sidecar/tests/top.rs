@@ -40,13 +40,14 @@ macro_rules! top {
     };
 }
 
-/// The cell of the column with this title in a line of the table, without spaces around it.
+/// The cell of the column with this title in a line of the table, without spaces around it; empty if it is not there,
+/// since a screen may be looked at while it is drawn.
 fn cell(screen: &[String], line: &str, title: &str) -> String {
-    let head = screen.iter().find(|line| line.contains("PROCESS")).unwrap();
-    let from = head.find(title).map(|at| head[..at].chars().count()).unwrap();
+    let head = screen.iter().find(|line| line.contains("PROCESS")).map_or("", String::as_str);
+    let Some(from) = head.find(title).map(|at| head[..at].chars().count()) else { return String::new() };
     // Titles end where their columns do; the arrow belongs to the title.
     let end = from + head.chars().skip(from).take_while(|c| *c != ' ').count();
-    line.chars().take(end).skip(end - 9).collect::<String>().trim().to_owned()
+    line.chars().take(end).skip(end.saturating_sub(9)).collect::<String>().trim().to_owned()
 }
 
 /// The lines of the table that begin with this process.
@@ -77,13 +78,12 @@ fn every_program_the_test_started_has_a_line_and_events() {
     }
     tmux.press(&["t"]);
     let screen = tmux.when("seven lines and fourteen events", |screen| {
-        lines(screen, &program.name).len() == 7
+        let lines = lines(screen, &program.name);
+        let once = |line: &&String| cell(screen, line, "EXEC") == "1" && cell(screen, line, "CONN") == "0";
+        lines.len() == 7
+            && lines.iter().all(once)
             && screen.iter().any(|line| line.starts_with("events: 14 so far"))
     });
-    for line in lines(&screen, &program.name) {
-        assert_eq!(cell(&screen, line, "EXEC"), "1", "{line}");
-        assert_eq!(cell(&screen, line, "CONN"), "0", "{line}");
-    }
     assert!(screen.iter().all(|line| line.chars().count() <= 80) && screen.len() <= 24);
     tmux.press(&["q"]);
     ended_well(&tmux, &scratch, "0");
@@ -121,22 +121,18 @@ fn connections_bytes_and_opens_are_those_the_test_made() {
     child.tell(b'!');
     tmux.press(&["t"]);
     // Each connection has two ends here.
-    let screen = tmux.when("24 ends of connections", |screen| {
-        lines(screen, &comm)
-            .first()
-            .is_some_and(|line| cell(screen, line, "CONN") == "24" && cell(screen, line, "OPEN") == "30")
+    let expected = [("CONN", "24"), ("SENT", "12.0 kB"), ("RECV", "12.0 kB"), ("OPEN", "30"), ("EXEC", "0")];
+    tmux.when("what the child did", |screen| {
+        lines(screen, &comm).first().is_some_and(|line| {
+            line.trim_start().starts_with(&format!("{pid} "))
+                && expected.iter().all(|(title, value)| cell(screen, line, title) == *value)
+        })
     });
-    let line = lines(&screen, &comm)[0];
-    assert_eq!(cell(&screen, line, "EXEC"), "0");
-    assert!(line.trim_start().starts_with(&format!("{pid} ")), "{line}");
-    assert_eq!(
-        (cell(&screen, line, "SENT"), cell(&screen, line, "RECV")),
-        ("12.0 kB".into(), "12.0 kB".into())
-    );
     tmux.press(&["Enter"]);
-    let screen = tmux.shows("sidecar_connection_opened_total");
-    let opened = screen.iter().find(|line| line.starts_with("sidecar_connection_opened_total")).unwrap();
-    assert!(opened.ends_with(" 24"), "{opened}");
+    tmux.when("the same in detail", |screen| {
+        let opened = screen.iter().find(|line| line.starts_with("sidecar_connection_opened_total"));
+        opened.is_some_and(|line| line.ends_with(" 24"))
+    });
     tmux.press(&["Escape"]);
     tmux.shows("PROCESS");
     tmux.press(&["C-c"]);
@@ -152,8 +148,8 @@ fn keys_and_sizes_change_the_picture() {
     let tmux = top!(80, 24, &scratch, "--interval 200ms");
     tmux.shows("PROCESS");
     tmux.press(&["?"]);
-    let screen = tmux.shows("choose a process, or scroll");
-    assert!(screen.iter().any(|line| line.contains("Programs started, and starts that failed")));
+    tmux.shows("choose a process, or scroll");
+    tmux.shows("Programs started, and starts that failed");
     tmux.press(&["F1"]);
     tmux.shows("PROCESS");
     tmux.type_in("/no-such-process");
@@ -178,7 +174,7 @@ fn keys_and_sizes_change_the_picture() {
 fn attached_to_an_agent_it_shows_the_agents_numbers() {
     need_root!();
     let (scratch, program) = (Scratch::new(), Renamed::new("true"));
-    let agent = Agent::start(&["--comm", &program.name]);
+    let agent = Agent::start(&["--probe", "exec", "--comm", &program.name]);
     let address = agent.address;
     let tmux = top!(80, 24, &scratch, &format!("--interval 200ms --connect http://{address}"));
     tmux.shows("nothing has happened yet");
@@ -192,14 +188,11 @@ fn attached_to_an_agent_it_shows_the_agents_numbers() {
     }
     tmux.press(&["t"]);
     // By default the agent tells processes apart by their name alone.
-    let screen = tmux.when("five in one line, ten events", |screen| {
-        let head = screen.iter().find(|line| line.contains("PROCESS"));
+    tmux.when("five in one line, none of a probe that is switched off, ten events", |screen| {
         let line = screen.iter().find(|line| line.starts_with(&program.name));
-        head.zip(line).is_some_and(|(_, line)| cell(screen, line, "EXEC") == "5")
+        line.is_some_and(|line| cell(screen, line, "EXEC") == "5" && cell(screen, line, "SYSCALL") == "-")
             && screen.iter().any(|line| line.starts_with("events: 10 so far"))
     });
-    let line = screen.iter().find(|line| line.starts_with(&program.name)).unwrap();
-    assert_eq!(cell(&screen, line, "SYSCALL"), "-", "a probe the agent has switched off");
     agent.stop();
     tmux.shows("does not answer");
     tmux.press(&["q"]);
