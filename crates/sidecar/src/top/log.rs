@@ -69,14 +69,21 @@ impl Listener for Log {
     }
 }
 
-/// Type, process and fields in one line, numbers last: there is not always room for all of it.
+/// A field no wider than this is told before the last one, which is what the event is about.
+const SHORT: u8 = 9;
+
+/// Type, process and fields in one line, numbers at its end: there is not always room for all of it.
 pub(super) fn words(event: &Event) -> String {
-    let of_process = |name: &str| ["pid", "comm"].contains(&name);
     let value = |name| event.value(name).map_or(String::new(), |value| text::plain(value, name));
-    let is_shown = |field: &EventField| field.width > 0 && !of_process(field.name);
-    let others = text::fields(event, |field| is_shown(field) && field.kind != FieldKind::Number);
-    let numbers = text::fields(event, |field| is_shown(field) && field.kind == FieldKind::Number);
-    format!("{:10} {:>7} {:15}{others}{numbers}", event.spec.kind, value("pid"), value("comm"))
+    let last = event.spec.fields.iter().rfind(|field| field.width > 0 && field.kind != FieldKind::Number);
+    let rank = |field: &EventField| match field.kind {
+        _ if field.width == 0 || ["pid", "comm"].contains(&field.name) => None,
+        FieldKind::Number => Some(3),
+        _ if last == Some(field) => Some(1),
+        _ => Some(if field.width <= SHORT { 0 } else { 2 }),
+    };
+    let fields: String = (0..4).map(|at| text::fields(event, |field| rank(field) == Some(at))).collect();
+    format!("{:10} {:>7} {:15}{fields}", event.spec.kind, value("pid"), value("comm"))
 }
 
 /// Whether the event is this process's, as far as both tell.
