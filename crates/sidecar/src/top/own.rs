@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use sidecar_core::{Probe, ProbeReport, ProbeState, Rows, Snapshot};
+use sidecar_core::{Probe, ProbeReport, ProbeState, Rows, Snapshot, Via};
 use sidecar_probes::PROBES;
 
 use super::{Feed, app::App};
@@ -29,10 +29,11 @@ pub(super) struct Own {
 }
 
 impl Own {
-    /// Starts every probe that has something to show and that the user has not switched off.
+    /// Starts every probe that has something to show and that the user has not switched off; what takes hold of network
+    /// interfaces only if it was asked for.
     pub(super) fn start(mut config: Config) -> Result<Self, (Exit, String)> {
         let wanted: Vec<&'static Probe> =
-            PROBES.iter().filter(|probe| is_shown(probe) && !config.refuses(probe.name)).copied().collect();
+            PROBES.iter().filter(|probe| is_shown(probe) && is_wanted(&config, probe)).copied().collect();
         config.metrics.labels = vec!["comm".to_owned(), "pid".to_owned()];
         if !config.is_set("metrics.max_series") {
             config.metrics.max_series = MAX_SERIES;
@@ -58,11 +59,28 @@ impl Own {
         if let Some((_, error)) = self.unread.iter().find(|(name, _)| *name == probe.name) {
             return (false, error.clone());
         }
-        report.map_or((false, "switched off".to_owned()), |report| {
+        let off = if touches_interfaces(probe) {
+            format!("not asked for (--probe {}): it takes hold of network interfaces", probe.name)
+        } else {
+            "switched off".to_owned()
+        };
+        report.map_or((false, off), |report| {
             let runs = matches!(report.state, ProbeState::Active | ProbeState::Degraded);
             (runs, report.reason.clone())
         })
     }
+}
+
+/// Whether a look at the machine may start this probe.
+fn is_wanted(config: &Config, probe: &Probe) -> bool {
+    let enabled = config.probes.get(probe.name).is_some_and(|settings| settings.enabled);
+    enabled || !touches_interfaces(probe) && !config.refuses(probe.name)
+}
+
+/// Whether a program is attached at network interfaces: some drivers restart their queues for it, which nobody expects of
+/// a look.
+fn touches_interfaces(probe: &Probe) -> bool {
+    probe.hooks.iter().flat_map(|hook| hook.steps).any(|step| matches!(step.via, Via::Xdp(_)))
 }
 
 /// Whether anything of the probe is shown.
@@ -102,5 +120,31 @@ impl Feed for Own {
         }
         app.take(Snapshot { taken, started: self.started, families: families.into() });
         app.hear(|probe| self.state(probe));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_hold_of_network_interfaces_is_only_started_when_asked_for() {
+        let config = |args: &[&str]| {
+            let args = [&["sidecar", "top", "--config", "/dev/null"], args].concat();
+            let Ok(crate::cli::Invocation::Top(args, ..)) =
+                crate::cli::parse_from(args.into_iter().map(Into::into))
+            else {
+                panic!("no command line of top");
+            };
+            crate::config::load(&args, std::iter::empty(), PROBES).unwrap()
+        };
+        let (at_interfaces, others): (Vec<&Probe>, Vec<&Probe>) =
+            PROBES.iter().copied().partition(|probe| touches_interfaces(probe));
+        assert!(!at_interfaces.is_empty());
+        let asked: Vec<&str> = at_interfaces.iter().flat_map(|probe| ["--probe", probe.name]).collect();
+        let (usual, asked) = (config(&[]), config(&asked));
+        assert!(at_interfaces.iter().all(|probe| !is_wanted(&usual, probe)));
+        assert!(at_interfaces.iter().all(|probe| is_wanted(&asked, probe)));
+        assert!(others.iter().all(|probe| is_wanted(&usual, probe)));
     }
 }
