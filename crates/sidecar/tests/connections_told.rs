@@ -18,12 +18,12 @@ fn agent(flags: &[&str]) -> Agent {
     Agent::start(&[&["--no-probe", "exec", "--interval", "3600"], flags].concat())
 }
 
-/// Events of one port, up to and with the `ends`th end.
+/// Events of one port, up to and with the `ends`th end, or until none comes any more.
 fn until_ended(stream: &mut Stream, port: u16, ends: usize) -> Vec<Value> {
     let mut events = Vec::new();
     let mut ended = 0;
     while ended < ends {
-        let event = stream.next();
+        let Some(event) = stream.next_if_any() else { break };
         assert_ne!(event["event"], "lost", "{event}");
         if event["dst_port"] == port {
             ended += usize::from(event["what"] != "open");
@@ -112,6 +112,11 @@ fn of_many_short_connections_every_beginning_and_every_end_is_told_once() {
         // Read as they come: more than wait for a reader.
         until_ended(&mut stream, address.port(), 2 * times)
     });
+    let page = agent.scrape();
+    let missed = page.count("sidecar_bpf_missed_runs_total", &[("probe", "connection")]);
+    if missed > 0 {
+        skip!("the kernel left out {missed} runs of the probe's programs, which the agent tells");
+    }
     for role in ["client", "server"] {
         for what in ["open", "close"] {
             let of = |event: &&Value| event["what"] == what && event["role"] == role;
@@ -123,7 +128,6 @@ fn of_many_short_connections_every_beginning_and_every_end_is_told_once() {
             assert_eq!(ports.len(), times, "{what} {role}");
         }
     }
-    let page = agent.scrape();
     assert_eq!(page.count("sidecar_events_lost_total", &[("event", "connection")]), 0);
     agent.stop();
 }

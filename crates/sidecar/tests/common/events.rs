@@ -32,9 +32,16 @@ impl Stream {
 
     /// The next event.
     pub(crate) fn next(&mut self) -> Value {
+        self.next_if_any().expect("no event came for a minute")
+    }
+
+    /// The next event; none if none comes for a minute.
+    pub(crate) fn next_if_any(&mut self) -> Option<Value> {
         let mut line = String::new();
-        self.0.read_line(&mut line).unwrap();
-        checked(&line)
+        match self.0.read_line(&mut line) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
+            read => read.map(|_| checked(&line)).ok(),
+        }
     }
 
     /// Events up to and with the first for which `is_last`.
