@@ -31,8 +31,8 @@ pub static FIELDS: Fields = Fields::UNRESOLVED;
 pub static CONSTANTS: Global<Constants> =
     Global::new(Constants { accept_parameters: 0, parked: 0, nursery_mask: 0 });
 
-/// Where a new socket is remembered if its slot is free: found by its address without a search, at a tenth of the cost of
-/// a hash table. Most connections are short, and most find it free.
+/// Where a new socket is remembered if its slot is free: found by its address without a search, at a fraction of the cost
+/// of a hash table. Most connections are short, and most find it free.
 #[map]
 pub static NURSERY: Array<Conn> = Array::with_max_entries(MAX_NURSERY, 0);
 /// The other live sockets by address, and parked entries of former ones. Grows as needed, so that a quiet machine does not pay for a busy one.

@@ -52,7 +52,7 @@ pub static PROBE: Probe = Probe {
     hooks: HOOKS,
     fields: shared::Fields::SPECS,
     capabilities: &["CAP_BPF", "CAP_PERFMON"],
-    cost: "some 350 instructions for every open, 630 with latencies, nothing for other calls; see bench/README.md",
+    cost: "a program for every open, nearly twice as dear with latencies, nothing for other calls",
     rings: &[],
     plan,
     start: |start| Box::new(collect::Opens::new(start)),

@@ -57,7 +57,7 @@ pub(super) struct Areas {
 }
 
 /// Everything.
-#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the user's")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the user's")]
 pub(super) struct App {
     /// Where the numbers come from.
     pub(super) origin: String,
